@@ -1,0 +1,235 @@
+// Package source says what every source of a conversion gives: transactions
+// and records, read in chunks.
+//
+// A source promises:
+//   - It never writes, locks or repairs anything, and never reads past the end
+//     that its first scan fixed.
+//   - Read gives every record of the scanned range exactly once, or counts it
+//     as dropped or superseded; the same source with the same options is cut
+//     into the same chunks, so that an interrupted load can be continued by
+//     chunk.
+//   - Memory is taken from the Budget before it is used, and never on the word
+//     of a length field that was not checked against the size of the source.
+//   - Damage is a *DamageError; nothing that was read before it is wrong.
+//
+// sourcetest holds the contract that each source passes.
+package source
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// Source is one database to read. Its methods are called one after the other,
+// except Data, which is safe for concurrent use.
+type Source interface {
+	// Scan reads the structure of the source, checks it, and fixes the end of
+	// what Read will give. until is the End of an earlier Identity, to look at
+	// exactly that part again, or 0 for everything that is there now.
+	// A second call may look further than the first.
+	Scan(ctx context.Context, until int64, progress func(done, total int64)) (*Info, error)
+
+	// Read gives the scanned range newest first, to load an empty destination.
+	// It calls emit for each chunk that is not in opts.Done, in reading order,
+	// one at a time. emit owns the chunk and must Release it.
+	Read(ctx context.Context, opts ReadOptions, emit func(*Chunk) error) error
+
+	// Follow gives the scanned range from the position from on, oldest first,
+	// to catch up: every record of every transaction that starts at from or
+	// later, in the order in which they were written, several records of one
+	// oid included. Chunk.EndsTransaction tells where a destination may commit.
+	Follow(ctx context.Context, from int64, opts ReadOptions, emit func(*Chunk) error) error
+
+	// Data returns the pickles of a record: those in the chunk, those that a
+	// back pointer leads to, inflated where they were compressed. The result is
+	// valid until the chunk is released or scratch is used again; scratch grows
+	// as needed. nil without an error means that the record is a deletion after
+	// all (a back pointer that ends at an undone creation).
+	Data(ctx context.Context, r *Record, scratch *[]byte) ([]byte, error)
+
+	// Transactions calls fn for every transaction of the scanned range, oldest
+	// first. The bytes in the Transaction are valid during the call only.
+	Transactions(ctx context.Context, fn func(*Transaction) error) error
+
+	// OIDs returns the distinct oids that the transaction at a position wrote,
+	// ascending.
+	OIDs(ctx context.Context, pos int64) ([]zodb.OID, error)
+
+	// Growth looks at the source again and counts the whole transactions beyond
+	// the scanned end.
+	Growth(ctx context.Context) (Growth, error)
+
+	Close() error
+}
+
+// ReadOptions control Read and Follow.
+type ReadOptions struct {
+	// History asks for every revision; without it only the newest record of
+	// each oid is given and the others are counted as superseded.
+	History bool
+	// ChunkBytes is about how much of the source a chunk holds. A single larger
+	// record is a chunk of its own.
+	ChunkBytes int64
+	// Done are the ranges that need not be read again, in any order. What they
+	// decided (which oid was seen) is taken from the source's record headers.
+	Done []Range
+	// Budget bounds the bytes in flight. Never nil.
+	Budget Budget
+}
+
+// Budget is a bound on bytes in flight. Acquire waits until n bytes are free;
+// an n above the whole budget waits until it is alone.
+type Budget interface {
+	Acquire(ctx context.Context, n int64) error
+	Release(n int64)
+}
+
+// Range is a contiguous part of the source in reading order, From inclusive, To
+// exclusive. What the numbers count is the source's business (FileStorage:
+// file offsets).
+type Range struct {
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+}
+
+// Chunk is what one destination transaction writes: the transactions whose
+// header lies in Range, and the records that do.
+type Chunk struct {
+	Range        Range
+	Transactions []Transaction
+	Records      []Record // in reading order, without those that are counted below
+
+	// Superseded counts older revisions that were left out because History was
+	// not asked for; Dropped those that a later record of the same oid in the
+	// same transaction replaces.
+	Superseded, Dropped int64
+
+	// Bytes is what the range occupies in the source, for progress.
+	Bytes int64
+
+	// EndsTransaction tells that the last record of the chunk is also the last
+	// one of its transaction. Follow only.
+	EndsTransaction bool
+
+	// OnRelease gives the memory back. Set by the source, called by Release.
+	OnRelease func()
+}
+
+// Release gives the chunk's memory back to the source and its budget. The
+// chunk and everything in it must not be used afterwards. It may be called
+// more than once.
+func (c *Chunk) Release() {
+	if f := c.OnRelease; f != nil {
+		c.OnRelease = nil
+		f()
+	}
+}
+
+// Transaction is the header of one transaction.
+type Transaction struct {
+	TID zodb.TID
+	// Pos and End are where it starts and where the next one would.
+	Pos, End int64
+	// User, Description and Extension are the bytes as stored. Extension is
+	// empty or a pickled dict.
+	User, Description, Extension []byte
+}
+
+// Record is one revision of one object.
+type Record struct {
+	OID zodb.OID
+	TID zodb.TID // of its transaction
+	Pos int64    // where it stands in the source, for messages
+	// Raw is what the source stores; use Source.Data to get the pickles.
+	Raw []byte
+	// Back is the position of the record that holds the data, if not 0.
+	Back int64
+	// Deleted marks a record without data: the object does not exist from this
+	// transaction on.
+	Deleted bool
+	// Current marks the newest record of its oid. Read only.
+	Current bool
+}
+
+// Identity names the part of a source that a run converts. Two identities are
+// equal exactly if reading both gives the same transactions and records.
+type Identity struct {
+	Kind string `json:"kind"` // "filestorage", ...
+	Name string `json:"name"` // for messages: the absolute path; not compared
+	End  int64  `json:"end"`  // position after the last transaction
+	// Digest covers the header of every transaction and record before End.
+	Digest string `json:"digest"`
+}
+
+// Same tells whether o is the same part of the same source. Name is left out: a
+// file may have been moved.
+func (i Identity) Same(o Identity) bool {
+	return i.Kind == o.Kind && i.End == o.End && i.Digest == o.Digest
+}
+
+// Info is what a scan found.
+type Info struct {
+	Identity     Identity
+	Transactions int64
+	Records      int64 // data records, all revisions
+	Objects      int64 // distinct oids, deleted ones included
+	Bytes        int64 // size of the scanned range
+	FirstTID     zodb.TID
+	LastTID      zodb.TID // of the last transaction
+	MaxTID       zodb.TID // the highest; differs from LastTID if tids fall
+	MaxOID       zodb.OID
+	HasRoot      bool
+	Blobs        int64      // records that are blobs
+	BlobOIDs     []zodb.OID // the first of them
+	LargestData  int64      // bytes of the largest record
+	SeenBytes    int64      // what the set of seen oids takes in memory
+	Python2      bool       // written by Python 2 (FileStorage: FS21)
+	// Falling are places where a tid is not above the one before.
+	Falling []TIDOrder
+	// Tail is empty or says in one sentence what stands after End and why it
+	// was left out.
+	Tail string
+	// Warnings are sentences about what is odd but harmless.
+	Warnings []string
+}
+
+// TIDOrder is a transaction whose tid is not above all earlier ones.
+type TIDOrder struct {
+	TID  zodb.TID
+	Pos  int64
+	Prev zodb.TID // the highest tid before it, or the equal one
+	// PrevPos is where Prev stands.
+	PrevPos int64
+	Equal   bool // some earlier transaction has the same tid
+}
+
+// Growth is what stands beyond the scanned end.
+type Growth struct {
+	Transactions int64
+	Since        zodb.TID // tid of the first of them
+	// Replaced tells that the name leads to another database by now (packed).
+	Replaced bool
+}
+
+// DamageError is a source that breaks its own format.
+type DamageError struct {
+	Path    string
+	Pos     int64
+	LastTID zodb.TID // last good transaction before it, 0 if none
+	Problem string
+	Hint    string // what to do
+}
+
+func (e *DamageError) Error() string {
+	last := "no good transaction before it"
+	if e.LastTID != 0 {
+		last = fmt.Sprintf("last good transaction before it %v (%s)", e.LastTID, e.LastTID.Time().Format("2006-01-02 15:04:05"))
+	}
+	s := fmt.Sprintf("%s: damaged at offset %d: %s; %s", e.Path, e.Pos, e.Problem, last)
+	if e.Hint != "" {
+		s += "; " + e.Hint
+	}
+	return s
+}
