@@ -33,6 +33,10 @@ type Destination interface {
 	// it was before. plan tells who asks.
 	Abort(ctx context.Context) error
 
+	// DryWriter decodes and counts like a Writer and writes nothing; it needs no
+	// connection.
+	DryWriter(src source.Source) Writer
+
 	// HistoryPreserving tells whether every revision is wanted.
 	HistoryPreserving() bool
 
