@@ -84,6 +84,8 @@ type Report struct {
 	Phases      []PhaseTime
 	PeakMemory  int64 // bytes, resident set
 	Growth      source.Growth
+	// Rejects are the first rejected records, without their data.
+	Rejects     []dest.Reject
 	RejectsFile string
 	Notes       []string
 }

@@ -1,0 +1,405 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// DefaultMemory is what a run may take if Options do not say.
+const DefaultMemory = 256 << 20
+
+// DefaultChunkBytes is how much of the source one destination transaction
+// takes. Below a megabyte the round trips of a transaction show; above four,
+// a handful of workers finish too unevenly and memory grows without gain.
+const DefaultChunkBytes = 2 << 20
+
+// Run converts src into dst. It takes neither of them over: the caller closes
+// both.
+//
+// The report is never nil and is filled as far as the run came. Errors that a
+// caller may want to tell apart: *dest.RefusedError and *source.DamageError
+// (nothing was written, or the run can be continued), *dest.RejectedError (all
+// is written but records were rejected), context.Canceled (interrupted, the
+// run can be continued with Options.Incremental).
+func Run(ctx context.Context, src source.Source, dst dest.Destination, opts Options) (*Report, error) {
+	if opts.Workers < 1 {
+		opts.Workers = 1
+	}
+	if opts.Memory == 0 {
+		opts.Memory = DefaultMemory
+	}
+	if opts.ChunkBytes == 0 {
+		opts.ChunkBytes = DefaultChunkBytes
+	}
+	r := &run{src: src, dst: dst, opts: opts, report: &Report{Destination: dst.Name(), DryRun: opts.DryRun}}
+	r.events.listener = opts.Progress
+	err := r.run(ctx)
+	r.report.PeakMemory = peakMemory()
+	return r.report, err
+}
+
+// run is the state of one call of Run.
+type run struct {
+	src    source.Source
+	dst    dest.Destination
+	opts   Options
+	report *Report
+	events events
+
+	phase      Phase
+	phaseStart time.Time
+}
+
+func (r *run) run(ctx context.Context) error {
+	state, err := r.dst.State(ctx, r.opts.Workers)
+	if err != nil {
+		return err
+	}
+	for _, n := range state.Notes {
+		r.note(n)
+	}
+	if err := r.admit(state); err != nil {
+		return err
+	}
+	var until int64
+	if r.continues(state) {
+		until = state.Run.Source.End
+		r.opts.ChunkBytes = state.Run.Options.ChunkBytes
+		r.report.Resumed = true
+	}
+	info, err := r.scan(ctx, until)
+	if err != nil {
+		return err
+	}
+	if r.opts.DryRun {
+		defer r.endPhase(info.Bytes)
+		return r.dryRun(ctx, info)
+	}
+	return r.convert(ctx, info)
+}
+
+func (r *run) continues(s *dest.State) bool {
+	return r.opts.Incremental && s.Condition == dest.Interrupted
+}
+
+// admit refuses what the destination's condition and the options do not allow
+// together, before the source is read.
+func (r *run) admit(s *dest.State) error {
+	if r.opts.Incremental || r.opts.Clear || r.opts.DryRun {
+		return nil
+	}
+	switch s.Condition {
+	case dest.Interrupted:
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s holds an unfinished conversion that was started %s on %s (pid %d)",
+				r.dst.Name(), s.Run.Started.Format(time.DateTime), s.Run.Host, s.Run.PID),
+			Hint: "continue it with --incremental, or undo it with --abort",
+		}
+	case dest.Filled:
+		if s.RootOnly {
+			return &dest.RefusedError{
+				Reason: fmt.Sprintf("%s is not empty: it holds a root object and nothing else, as a site makes one when it is started on a new database", r.dst.Name()),
+				Hint:   "stop the site and use --clear to start from an empty database",
+			}
+		}
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s already holds %d objects in %d transactions", r.dst.Name(), s.Objects, s.Transactions),
+			Hint:   "use --incremental to add what is newer in the source, or --clear to empty it first",
+		}
+	}
+	return nil
+}
+
+// scan reads the structure of the source and refuses what cannot be converted.
+func (r *run) scan(ctx context.Context, until int64) (*source.Info, error) {
+	r.startPhase(Scanning, until)
+	info, err := r.src.Scan(ctx, until, func(done, total int64) {
+		r.events.send(Event{Kind: Progress, Phase: Scanning, Done: done, Total: total})
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.report.Source = *info
+	r.endPhase(info.Bytes)
+	for _, w := range info.Warnings {
+		r.note(w)
+	}
+	if info.Tail != "" {
+		r.note(info.Tail)
+	}
+	if !info.HasRoot && info.Transactions > 0 {
+		r.note("the source has no root object (oid 0): the application will make a new, empty one")
+	}
+	if now := zodb.TIDAt(time.Now().Add(time.Minute)); info.MaxTID > now {
+		r.note(fmt.Sprintf("the highest transaction %v lies in the future (%s): every new commit will get a tid above it",
+			info.MaxTID, info.MaxTID.Time().Format(time.DateTime)))
+	}
+	return info, r.fits(info)
+}
+
+// fits refuses a source whose set of seen oids does not fit into the memory.
+func (r *run) fits(info *source.Info) error {
+	// The scan's set and the read's set live at the same time.
+	need := 2*info.SeenBytes + overheadMemory
+	if need <= r.opts.Memory {
+		return nil
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("the set of the source's %d object ids takes %d MB, which does not fit into the %d MB of --memory",
+			info.Objects, 2*info.SeenBytes>>20, r.opts.Memory>>20),
+		Hint: fmt.Sprintf("use --memory %dMB or more", need>>20+1),
+	}
+}
+
+// convert claims the destination and takes the run through the phases that are
+// left.
+func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
+	r.startPhase(Preparing, 0)
+	session, err := r.dst.Begin(ctx, &dest.Plan{
+		Info:          info,
+		Options:       dest.Options{HistoryPreserving: r.dst.HistoryPreserving(), ChunkBytes: r.opts.ChunkBytes},
+		Workers:       r.opts.Workers,
+		Tool:          r.opts.Tool,
+		Continue:      r.opts.Incremental,
+		Clear:         r.opts.Clear,
+		AcceptRejects: r.opts.Rejects != "",
+		Log: func(s dest.Step) {
+			r.events.send(Event{Kind: StepEvent, Phase: r.phase, Step: s})
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if e := session.Close(); err == nil && e != nil {
+			err = fmt.Errorf("close the run: %w", e)
+		}
+	}()
+	r.report.Totals = session.Run().Totals
+	r.endPhase(0)
+
+	following := session.Run().Phase == dest.CatchingUp
+	if session.Run().Phase == dest.Loading {
+		if err := r.load(ctx, session, info); err != nil {
+			return err
+		}
+	}
+	if !following {
+		r.startPhase(Finishing, 0)
+		if err := session.Finish(ctx); err != nil {
+			return err
+		}
+		r.endPhase(0)
+	}
+	if r.opts.Incremental {
+		if err := r.catchUp(ctx, session, info, following); err != nil {
+			return err
+		}
+	}
+	if err := r.settleRejects(ctx, session); err != nil {
+		return err
+	}
+	if err := session.Complete(ctx); err != nil {
+		return err
+	}
+	return r.lookAgain(ctx)
+}
+
+// load writes all chunks that are not done.
+func (r *run) load(ctx context.Context, session dest.Session, info *source.Info) error {
+	done := session.Run().Done
+	var earlier int64
+	for _, d := range done {
+		earlier += d.To - d.From
+	}
+	r.startPhase(Loading, info.Bytes)
+	open := func(ctx context.Context) (dest.Writer, error) { return session.Writer(ctx, r.src) }
+	if err := r.share(ctx, info, earlier, done, r.opts.Workers, open); err != nil {
+		return err
+	}
+	r.endPhase(info.Bytes - earlier)
+	err := session.Loaded(ctx)
+	if rejected := (*dest.RejectedError)(nil); errors.As(err, &rejected) {
+		return errors.Join(err, r.listRejects(ctx, session))
+	}
+	return err
+}
+
+// dryRun decodes everything and writes nothing.
+func (r *run) dryRun(ctx context.Context, info *source.Info) error {
+	r.startPhase(Loading, info.Bytes)
+	return r.share(ctx, info, 0, nil, r.opts.Workers, func(context.Context) (dest.Writer, error) {
+		return r.dst.DryWriter(r.src), nil
+	})
+}
+
+// share lets one reader give chunks to the writers until all are written.
+//
+// The reader takes memory before it reads a chunk; a writer gives it back when
+// its transaction is committed. So the budget, not the length of the channel,
+// bounds what is in flight.
+func (r *run) share(ctx context.Context, info *source.Info, earlier int64, done []source.Range, workers int,
+	open func(context.Context) (dest.Writer, error)) error {
+
+	group, ctx := errgroup.WithContext(ctx)
+	chunks := make(chan *source.Chunk)
+	group.Go(func() error {
+		defer close(chunks)
+		return r.src.Read(ctx, r.readOptions(info, done), func(c *source.Chunk) error {
+			select {
+			case chunks <- c:
+				return nil
+			case <-ctx.Done():
+				c.Release()
+				return ctx.Err()
+			}
+		})
+	})
+	tally := &tally{run: r, phase: Loading, done: earlier, earlier: earlier, total: info.Bytes}
+	for range workers {
+		group.Go(func() error {
+			w, err := open(ctx)
+			if err != nil {
+				return err
+			}
+			defer w.Close()
+			for c := range chunks {
+				if err := tally.write(ctx, w, c); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+func (r *run) readOptions(info *source.Info, done []source.Range) source.ReadOptions {
+	return source.ReadOptions{
+		History:    r.dst.HistoryPreserving(),
+		ChunkBytes: r.opts.ChunkBytes,
+		Done:       done,
+		Budget:     newBudget(inFlight(r.opts.Memory, info.SeenBytes)),
+	}
+}
+
+// tally counts what the writers have done.
+type tally struct {
+	run            *run
+	phase          Phase
+	earlier, total int64
+
+	mu   sync.Mutex
+	done int64
+}
+
+func (t *tally) write(ctx context.Context, w dest.Writer, c *source.Chunk) error {
+	bytes := c.Bytes
+	result, err := w.Write(ctx, c)
+	c.Release()
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.done += bytes
+	totals := &t.run.report.Totals
+	totals.Add(result)
+	t.run.events.send(Event{
+		Kind: Progress, Phase: t.phase,
+		Done: t.done, Total: t.total, Earlier: t.earlier,
+		Objects: totals.Objects + totals.Revisions, Rejected: totals.Rejected,
+	})
+	return nil
+}
+
+// catchUp writes what came after the part that is loaded. A run that loaded in
+// this call knows where that part ends; one that did not asks the destination.
+func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.Info, verify bool) error {
+	info, err := r.scan(ctx, 0)
+	if err != nil {
+		return err
+	}
+	from := loaded.Identity.End
+	if verify {
+		if from, err = session.Verify(ctx, r.src); err != nil {
+			return err
+		}
+	}
+	end := info.Identity.End
+	if from >= end {
+		return nil
+	}
+	r.startPhase(CatchingUp, end-from)
+	w, err := session.Follower(ctx, r.src)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	before := r.report.Totals.Transactions
+	tally := &tally{run: r, phase: CatchingUp, total: end - from}
+	err = r.src.Follow(ctx, from, r.readOptions(info, nil), func(c *source.Chunk) error {
+		return tally.write(ctx, w, c)
+	})
+	r.report.CaughtUp = r.report.Totals.Transactions - before
+	r.endPhase(end - from)
+	return err
+}
+
+// lookAgain tells what the source got since its end was fixed.
+func (r *run) lookAgain(ctx context.Context) error {
+	growth, err := r.src.Growth(ctx)
+	if err != nil {
+		// The conversion is complete; a source that cannot be looked at again
+		// is no reason to call it failed.
+		r.note(fmt.Sprintf("the source could not be looked at again: %v", err))
+		return nil
+	}
+	r.report.Growth = growth
+	r.startPhase(Finished, 0)
+	return nil
+}
+
+func (r *run) startPhase(p Phase, total int64) {
+	r.phase, r.phaseStart = p, time.Now()
+	r.events.send(Event{Kind: PhaseStarted, Phase: p, Total: total})
+}
+
+func (r *run) endPhase(bytes int64) {
+	r.report.Phases = append(r.report.Phases, PhaseTime{Phase: r.phase, Took: time.Since(r.phaseStart), Bytes: bytes})
+}
+
+func (r *run) note(text string) {
+	for _, have := range r.report.Notes {
+		if have == text {
+			return // a continued run scans twice
+		}
+	}
+	r.report.Notes = append(r.report.Notes, text)
+	r.events.send(Event{Kind: Note, Phase: r.phase, Text: text})
+}
+
+// events calls the listener from one goroutine at a time.
+type events struct {
+	mu       sync.Mutex
+	listener func(Event)
+}
+
+func (e *events) send(ev Event) {
+	if e.listener == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ev.Time = time.Now()
+	e.listener(ev)
+}
