@@ -1,0 +1,527 @@
+// Package pgtest starts a real PostgreSQL for tests, in a directory of its own,
+// and takes it away again.
+//
+// Nothing of an installed cluster is touched: data directory, unix socket and
+// TCP port belong to the test, the server is a child of the test process and
+// dies with it (on Linux also when that is killed). The binaries are those of
+// PGTEST_BINDIR, else of the newest version in /usr/lib/postgresql, else of
+// PATH. Where there are none a test fails under CI=true and is skipped loudly
+// elsewhere.
+//
+// PostgreSQL refuses to run as root; for root the server runs as the system's
+// user postgres.
+//
+// By default fsync is off: these servers outlive crashes of PostgreSQL, which
+// tests cause, not of the machine. Connections over the socket are trusted,
+// those over TCP need a password (Password for the superuser).
+//
+// A package shares one server among its tests:
+//
+//	var postgres pgtest.Shared
+//
+//	func TestMain(m *testing.M) {
+//		code := m.Run()
+//		postgres.Close()
+//		os.Exit(code)
+//	}
+//
+//	func TestSomething(t *testing.T) {
+//		dsn := postgres.Server(t).NewDatabase(t)
+//		...
+//	}
+package pgtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Superuser is the bootstrap role of every server, Password its password over
+// TCP.
+const (
+	Superuser = "postgres"
+	Password  = "pgtest-secret"
+)
+
+// Server is one running (or stopped) PostgreSQL.
+type Server struct {
+	bin, dir  string
+	socketDir string
+	port      int
+	settings  []string
+	cred      *syscall.Credential
+	databases atomic.Int64
+
+	mu      sync.Mutex
+	process *process // nil: stopped
+}
+
+// Option changes how a server is made.
+type Option func(*options)
+
+type options struct {
+	settings         []string
+	locale, encoding string
+}
+
+// Setting gives the server a configuration setting, over those that the
+// package chooses.
+func Setting(name, value string) Option {
+	return func(o *options) { o.settings = append(o.settings, name+"="+value) }
+}
+
+// Locale is initdb's --locale. The default is C.UTF-8 where the system has it.
+func Locale(name string) Option { return func(o *options) { o.locale = name } }
+
+// Encoding is that of the template databases. The default is UTF8.
+func Encoding(name string) Option { return func(o *options) { o.encoding = name } }
+
+// Start makes a cluster and starts it; the end of the test removes it.
+func Start(tb testing.TB, opts ...Option) *Server {
+	tb.Helper()
+	s, err := start(opts)
+	if errors.Is(err, errNoPostgreSQL) {
+		missing(tb, err)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(s.remove)
+	return s
+}
+
+func missing(tb testing.TB, err error) {
+	tb.Helper()
+	if os.Getenv("CI") == "true" {
+		tb.Fatal(err)
+	}
+	fmt.Fprintf(os.Stderr, "SKIPPED %s: %v\n", tb.Name(), err)
+	tb.Skip(err)
+}
+
+// Shared is one server for all tests of a package, started by the first that
+// asks. The zero value is ready to use.
+type Shared struct {
+	Options []Option
+
+	once   sync.Once
+	server *Server
+	err    error
+}
+
+// Server returns the server.
+func (s *Shared) Server(tb testing.TB) *Server {
+	tb.Helper()
+	s.once.Do(func() { s.server, s.err = start(s.Options) })
+	if errors.Is(s.err, errNoPostgreSQL) {
+		missing(tb, s.err)
+	}
+	if s.err != nil {
+		tb.Fatal(s.err)
+	}
+	return s.server
+}
+
+// Close stops and removes the server, if one was started.
+func (s *Shared) Close() {
+	if s.server != nil {
+		s.server.remove()
+	}
+}
+
+var errNoPostgreSQL = errors.New("pgtest: no PostgreSQL server binaries (initdb, postgres) found; install PostgreSQL or set PGTEST_BINDIR")
+
+// BinDir returns the folder of the server's binaries.
+func BinDir() (string, error) {
+	if dir := os.Getenv("PGTEST_BINDIR"); dir != "" {
+		if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
+			return "", fmt.Errorf("pgtest: PGTEST_BINDIR: %w", err)
+		}
+		return dir, nil
+	}
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if len(dirs) > 0 {
+		version := func(i int) int {
+			n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(dirs[i]))))
+			return n
+		}
+		sort.Slice(dirs, func(i, j int) bool { return version(i) > version(j) })
+		return filepath.Dir(dirs[0]), nil
+	}
+	if path, err := exec.LookPath("initdb"); err == nil {
+		return filepath.Dir(path), nil
+	}
+	return "", errNoPostgreSQL
+}
+
+func start(opts []Option) (_ *Server, err error) {
+	o := options{encoding: "UTF8", locale: "C.UTF-8"}
+	if runtime.GOOS != "linux" {
+		o.locale = "C"
+	}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	bin, err := BinDir()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{bin: bin}
+	if s.cred, err = serverUser(); err != nil {
+		return nil, err
+	}
+	// The path of a unix socket has room for about 100 bytes, which a test's own
+	// temporary folder can exceed.
+	if s.dir, err = os.MkdirTemp("/tmp", "pgtest"); err != nil {
+		return nil, fmt.Errorf("pgtest: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			s.remove()
+		}
+	}()
+	s.socketDir = s.dir
+	if s.cred != nil {
+		if err := os.Chown(s.dir, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
+			return nil, fmt.Errorf("pgtest: %w", err)
+		}
+		// The tests, running as root, are not the owner.
+		if err := os.Chmod(s.dir, 0o755); err != nil {
+			return nil, fmt.Errorf("pgtest: %w", err)
+		}
+	}
+	if err := s.initdb(o); err != nil {
+		return nil, err
+	}
+	s.settings = append([]string{
+		"fsync=off", "full_page_writes=off", "max_connections=60",
+		"listen_addresses=127.0.0.1", "unix_socket_directories=" + s.socketDir,
+		"log_statement=none", "log_line_prefix=%m [%p] %a ",
+	}, o.settings...)
+	// Between choosing a port and using it somebody else may take it.
+	for try := 0; ; try++ {
+		if s.port, err = freePort(); err != nil {
+			return nil, fmt.Errorf("pgtest: %w", err)
+		}
+		if err = s.Run(); err == nil {
+			return s, nil
+		}
+		if try == 4 {
+			return nil, err
+		}
+	}
+}
+
+// serverUser says as whom the server runs; nil is the current user.
+func serverUser() (*syscall.Credential, error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	u, err := user.Lookup("postgres")
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: PostgreSQL does not run as root: %w", err)
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: uid of user postgres: %w", err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: gid of user postgres: %w", err)
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+func (s *Server) dataDir() string { return filepath.Join(s.dir, "data") }
+
+func (s *Server) initdb(o options) error {
+	pwfile := filepath.Join(s.dir, "password")
+	if err := os.WriteFile(pwfile, []byte(Password+"\n"), 0o644); err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	cmd := exec.Command(filepath.Join(s.bin, "initdb"), "--no-sync", "--no-instructions",
+		"--username="+Superuser, "--pwfile="+pwfile,
+		"--auth-local=trust", "--auth-host=scram-sha-256",
+		"--encoding="+o.encoding, "--locale="+o.locale, "--pgdata="+s.dataDir())
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("pgtest: initdb: %w\n%s", err, out)
+	}
+	return nil
+}
+
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// Run starts the server again after Stop. It waits until connections are taken.
+func (s *Server) Run() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process != nil {
+		return nil
+	}
+	args := []string{"-D", s.dataDir(), "-p", strconv.Itoa(s.port)}
+	for _, set := range s.settings {
+		args = append(args, "-c", set)
+	}
+	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = childAttr(s.cred)
+	p, err := spawn(cmd)
+	log.Close()
+	if err != nil {
+		return fmt.Errorf("pgtest: start PostgreSQL: %w", err)
+	}
+	if err := s.waitReady(p); err != nil {
+		p.stop(syscall.SIGQUIT)
+		return err
+	}
+	s.process = p
+	return nil
+}
+
+func (s *Server) waitReady(p *process) error {
+	deadline := time.Now().Add(time.Minute)
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		conn, err := pgconn.Connect(ctx, s.DSN("postgres"))
+		if err == nil {
+			err = conn.Close(ctx)
+		}
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.done:
+			return fmt.Errorf("pgtest: PostgreSQL ended while starting: %v\n%s", p.err, s.logTail())
+		default:
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("pgtest: PostgreSQL does not take connections: %w\n%s", err, s.logTail())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Stop stops the server: "smart", "fast" or "immediate", as pg_ctl names them.
+// Stopping a stopped server does nothing.
+func (s *Server) Stop(mode string) error {
+	sig, ok := map[string]syscall.Signal{
+		"smart": syscall.SIGTERM, "fast": syscall.SIGINT, "immediate": syscall.SIGQUIT,
+	}[mode]
+	if !ok {
+		return fmt.Errorf("pgtest: unknown shutdown mode %q", mode)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil {
+		return nil
+	}
+	s.process.stop(sig)
+	s.process = nil
+	return nil
+}
+
+// Restart stops the server fast and starts it again, on the same port.
+func (s *Server) Restart() error {
+	if err := s.Stop("fast"); err != nil {
+		return err
+	}
+	return s.Run()
+}
+
+func (s *Server) remove() {
+	_ = s.Stop("immediate")
+	_ = os.RemoveAll(s.dir)
+}
+
+func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
+
+// Log returns what the server has logged.
+func (s *Server) Log() string {
+	b, err := os.ReadFile(s.logFile())
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+func (s *Server) logTail() string {
+	lines := bytes.Split([]byte(strings.TrimSpace(s.Log())), []byte("\n"))
+	if len(lines) > 20 {
+		lines = lines[len(lines)-20:]
+	}
+	return string(bytes.Join(lines, []byte("\n")))
+}
+
+// Dir is where the server's files are; DataDir within it is the cluster.
+func (s *Server) Dir() string { return s.dir }
+
+// DataDir is the cluster's data directory.
+func (s *Server) DataDir() string { return s.dataDir() }
+
+// Port is the TCP port on 127.0.0.1.
+func (s *Server) Port() int { return s.port }
+
+// Tool returns the path of a program that came with the server: pg_dump, psql.
+func (s *Server) Tool(name string) string { return filepath.Join(s.bin, name) }
+
+// DSN connects to a database as the superuser, over the socket.
+func (s *Server) DSN(db string) string { return s.DSNAs(db, Superuser) }
+
+// DSNAs connects to a database as a role, over the socket and without a
+// password.
+func (s *Server) DSNAs(db, role string) string {
+	return fmt.Sprintf("host=%s port=%d user=%s dbname=%s", s.socketDir, s.port, role, db)
+}
+
+// TCPDSN connects to a database over TCP, where a password is asked for.
+func (s *Server) TCPDSN(db, role, password string) string {
+	return fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=%s sslmode=disable", s.port, role, password, db)
+}
+
+// NewRole creates a role without any right but LOGIN, with a password.
+func (s *Server) NewRole(tb testing.TB, name, password string) {
+	tb.Helper()
+	s.Exec(tb, s.DSN("postgres"), fmt.Sprintf(
+		"CREATE ROLE %s LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD '%s'", name, password))
+}
+
+// NewDatabase creates an empty database and returns its DSN. with is what
+// CREATE DATABASE takes behind the name: "OWNER zope ENCODING 'LATIN1' TEMPLATE
+// template0".
+func (s *Server) NewDatabase(tb testing.TB, with ...string) (dsn string) {
+	tb.Helper()
+	name := fmt.Sprintf("t%d", s.databases.Add(1))
+	s.Exec(tb, s.DSN("postgres"), "CREATE DATABASE "+name+" "+strings.Join(with, " "))
+	return s.DSN(name)
+}
+
+// Exec runs statements in one simple query; an error ends the test.
+func (s *Server) Exec(tb testing.TB, dsn, sql string) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgconn.Connect(ctx, dsn)
+	if err != nil {
+		tb.Fatalf("pgtest: %v", err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
+		tb.Fatalf("pgtest: %s: %v", sql, err)
+	}
+}
+
+// Query returns the rows of a query as text, columns joined by "|".
+func (s *Server) Query(tb testing.TB, dsn, sql string) []string {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		tb.Fatalf("pgtest: %v", err)
+	}
+	defer conn.Close(ctx)
+	results, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+	if err != nil {
+		tb.Fatalf("pgtest: %s: %v", sql, err)
+	}
+	var rows []string
+	for _, r := range results {
+		for _, row := range r.Rows {
+			rows = append(rows, string(bytes.Join(row, []byte("|"))))
+		}
+	}
+	return rows
+}
+
+// Schema returns what pg_dump --schema-only prints for a database, without the
+// lines that differ from call to call.
+func (s *Server) Schema(tb testing.TB, dsn string) string {
+	tb.Helper()
+	cmd := exec.Command(s.Tool("pg_dump"), "--schema-only", "--dbname="+dsn)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		tb.Fatalf("pgtest: pg_dump: %v\n%s", err, stderr.Bytes())
+	}
+	var keep []string
+	for line := range strings.Lines(string(out)) {
+		// Newer releases guard a dump with a random token.
+		if strings.HasPrefix(line, `\restrict `) || strings.HasPrefix(line, `\unrestrict `) {
+			continue
+		}
+		keep = append(keep, line)
+	}
+	return strings.Join(keep, "")
+}
+
+// process is a child that is waited for by a goroutine of its own.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+// spawn starts cmd from a goroutine that keeps its thread until the child ends:
+// a parent-death signal is sent when the thread that started the child ends.
+func spawn(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = cmd.Wait()
+			close(p.done)
+		}
+	}()
+	return p, <-started
+}
+
+func (p *process) stop(sig syscall.Signal) {
+	_ = p.cmd.Process.Signal(sig)
+	select {
+	case <-p.done:
+	case <-time.After(30 * time.Second):
+		_ = p.cmd.Process.Signal(syscall.SIGQUIT)
+		<-p.done
+	}
+}
