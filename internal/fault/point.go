@@ -1,0 +1,6 @@
+//go:build !faults
+
+package fault
+
+// Point is a place where a fault may strike. In this build none does.
+func Point(string) {}
