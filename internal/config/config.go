@@ -1,0 +1,309 @@
+// Package config reads the TOML file that names the source and the destination
+// of a conversion.
+//
+//	[source]
+//	type = "filestorage"
+//	path = "/srv/plone/var/filestorage/Data.fs"
+//
+//	[destination]
+//	type = "pgjsonb"
+//	dsn = "dbname=zodb_new user=zodb host=localhost"
+//	history-preserving = false
+//
+// The keys are those that ZConfig takes for the same storages, so that what is
+// written about them elsewhere holds here. Sizes are written as there: a number
+// of bytes, or one with KB, MB or GB (of 1024). ${NAME} in a value stands for
+// the environment variable, $${ for a plain ${. Relative paths start at the
+// working directory, as in ZConfig, and ~/ at the home directory.
+//
+// The package guarantees that nothing in the file is passed over in silence: a
+// key that is not known, a value of the wrong type and a variable that is not
+// set are errors with file and line, and a key that is known but has no effect
+// is listed in Config.Unused. No message contains a value of the file, because
+// values hold passwords.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+	"github.com/zodb-convert/zodb-convert/internal/nearest"
+)
+
+// Config is what a configuration file says.
+type Config struct {
+	Source      FileStorage
+	Destination PGJSONB
+	// Unused are the keys that are right but that this version has no use for.
+	Unused []Unused
+}
+
+// FileStorage is a [source] of type "filestorage".
+type FileStorage struct {
+	Path    string
+	BlobDir string
+}
+
+// PGJSONB is a [destination] of type "pgjsonb".
+type PGJSONB struct {
+	DSN               string
+	HistoryPreserving bool
+}
+
+// Unused is a key without effect.
+type Unused struct {
+	Section, Key string
+	Line         int
+	Why          string
+}
+
+// Error is what is wrong with a configuration file.
+type Error struct {
+	Path   string
+	Line   int // 0: the file as a whole
+	Reason string
+	Hint   string
+}
+
+func (e *Error) Error() string {
+	s := e.Path + ": "
+	if e.Line > 0 {
+		s = fmt.Sprintf("%s:%d: ", e.Path, e.Line)
+	}
+	s += e.Reason
+	if e.Hint != "" {
+		s += "; " + e.Hint
+	}
+	return s
+}
+
+// maxBytes is far above any configuration; it keeps a database that was named
+// instead of one out of memory.
+const maxBytes = 1 << 20
+
+// Read reads the configuration file at path. getenv gives the environment.
+// Every error is an *Error.
+func Read(path string, getenv func(string) (string, bool)) (*Config, error) {
+	text, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return parse(path, text, getenv)
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &Error{Path: path, Reason: "the configuration cannot be read: " + cause(err)}
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		return nil, &Error{Path: path, Reason: "is a directory, not a configuration file"}
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	if err != nil {
+		return nil, &Error{Path: path, Reason: "the configuration cannot be read: " + cause(err)}
+	}
+	if bytes.HasPrefix(text, []byte("FS21")) || bytes.HasPrefix(text, []byte("FS30")) {
+		return nil, &Error{Path: path, Reason: "is a FileStorage, not a configuration file",
+			Hint: "write a TOML file that names it as the path of [source]"}
+	}
+	if len(text) > maxBytes {
+		return nil, &Error{Path: path, Reason: "is larger than any configuration file (1 MB)"}
+	}
+	return text, nil
+}
+
+// cause leaves out the operation and the path, which the message names already.
+func cause(err error) string {
+	if e := (*fs.PathError)(nil); errors.As(err, &e) {
+		err = e.Err
+	}
+	return err.Error()
+}
+
+// zconfigLine is a line that ZConfig has and TOML has not.
+var zconfigLine = regexp.MustCompile(`(?m)^[ \t]*(</?[A-Za-z][^>\n]*>|%(define|import|include)\b)`)
+
+func parse(path string, text []byte, getenv func(string) (string, bool)) (*Config, error) {
+	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
+	var top map[string]toml.Primitive
+	meta, err := toml.Decode(string(text), &top)
+	if err != nil {
+		if zconfigLine.Match(text) {
+			return nil, &Error{Path: path, Reason: "is a ZConfig file, and this version reads TOML only",
+				Hint: "write the same keys as TOML, under [source] and [destination]"}
+		}
+		return nil, syntaxError(path, err)
+	}
+	r := &reader{path: path, meta: meta, getenv: getenv}
+	return r.config(top)
+}
+
+// syntaxError keeps the message and the line and drops the quotation of the
+// file that the library offers: the line may hold a password.
+func syntaxError(path string, err error) error {
+	if e := (toml.ParseError{}); errors.As(err, &e) {
+		return &Error{Path: path, Line: e.Position.Line, Reason: "not TOML: " + e.Message}
+	}
+	return &Error{Path: path, Reason: "not TOML: " + err.Error()}
+}
+
+// reader turns the parsed file into a Config.
+type reader struct {
+	path   string
+	meta   toml.MetaData
+	getenv func(string) (string, bool)
+	out    Config
+}
+
+func (r *reader) config(top map[string]toml.Primitive) (*Config, error) {
+	for _, key := range r.inFileOrder(nil) {
+		if !slices.Contains(sectionNames, key) {
+			return nil, r.unknownTop(key, top[key])
+		}
+	}
+	for _, name := range sectionNames {
+		value, ok := top[name]
+		if !ok {
+			return nil, &Error{Path: r.path, Reason: fmt.Sprintf("the section [%s] is missing", name)}
+		}
+		if err := r.section(name, value); err != nil {
+			return nil, err
+		}
+	}
+	return &r.out, nil
+}
+
+// inFileOrder gives the keys directly under parent as the file has them, so
+// that the first mistake in the file is the one that is told.
+func (r *reader) inFileOrder(parent []string) []string {
+	var names []string
+	for _, k := range r.meta.Keys() {
+		if len(k) > len(parent) && slices.Equal(k[:len(parent)], parent) {
+			if name := k[len(parent)]; !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+func (r *reader) unknownTop(key string, value toml.Primitive) error {
+	line := r.line(value)
+	if r.meta.Type(key) != "Hash" {
+		return r.fail(line, fmt.Sprintf("the key %q stands outside of a section", key), "put it under [source] or [destination]")
+	}
+	return r.fail(line, fmt.Sprintf("unknown section [%s]", key), suggest(key, sectionNames, "[source] and [destination]"))
+}
+
+// section reads one section by the description of its type.
+func (r *reader) section(name string, value toml.Primitive) error {
+	if r.meta.Type(name) != "Hash" {
+		return r.fail(r.line(value), fmt.Sprintf("%s is not a section", name), fmt.Sprintf("write [%s] on a line of its own", name))
+	}
+	var values map[string]toml.Primitive
+	if err := r.meta.PrimitiveDecode(value, &values); err != nil {
+		return syntaxError(r.path, err)
+	}
+	keys, err := r.keysOf(name, value, values)
+	if err != nil {
+		return err
+	}
+	for _, key := range r.inFileOrder([]string{name}) {
+		if key == "type" {
+			continue
+		}
+		if err := r.key(name, keys, key, values[key]); err != nil {
+			return err
+		}
+	}
+	for _, k := range keys {
+		if _, given := values[k.name]; k.required && !given {
+			return r.fail(r.line(value), fmt.Sprintf("the key %q is missing in [%s]", k.name, name), "")
+		}
+	}
+	return nil
+}
+
+// keysOf gives the keys that the section takes, by its type.
+func (r *reader) keysOf(section string, value toml.Primitive, values map[string]toml.Primitive) ([]key, error) {
+	types := storages[section]
+	p, ok := values["type"]
+	if !ok {
+		return nil, r.fail(r.line(value), fmt.Sprintf("the key \"type\" is missing in [%s]", section),
+			fmt.Sprintf("write type = %q", types[0].name))
+	}
+	name, err := r.text(section, "type", p)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(types))
+	for i, t := range types {
+		if t.name == name {
+			return t.keys, nil
+		}
+		names[i] = fmt.Sprintf("%q", t.name)
+	}
+	return nil, r.fail(r.line(p), fmt.Sprintf("unknown type %q of [%s]", name, section),
+		"this version takes "+strings.Join(names, ", "))
+}
+
+// key reads one key of a section.
+func (r *reader) key(section string, known []key, name string, value toml.Primitive) error {
+	i := slices.IndexFunc(known, func(k key) bool { return k.name == name })
+	if i < 0 {
+		names := []string{"type"}
+		for _, k := range known {
+			names = append(names, k.name)
+		}
+		return r.fail(r.line(value), fmt.Sprintf("unknown key %q in [%s]", name, section),
+			suggest(name, names, strings.Join(names, ", ")))
+	}
+	k := known[i]
+	if err := k.read(r, section, k.name, value); err != nil {
+		return err
+	}
+	if k.unused != "" {
+		r.out.Unused = append(r.out.Unused, Unused{Section: section, Key: k.name, Line: r.line(value), Why: k.unused})
+	}
+	return nil
+}
+
+func (r *reader) fail(line int, reason, hint string) error {
+	return &Error{Path: r.path, Line: line, Reason: reason, Hint: hint}
+}
+
+// suggest gives the nearest known word, or all of them.
+func suggest(word string, known []string, all string) string {
+	if w := nearest.Word(word, known); w != "" {
+		return fmt.Sprintf("did you mean %q?", w)
+	}
+	return "known are " + all
+}
+
+// line tells on which line of the file a value stands. The library tells
+// positions only with errors, so this asks for one.
+func (r *reader) line(p toml.Primitive) int {
+	var e toml.ParseError
+	if errors.As(r.meta.PrimitiveDecode(p, new(probe)), &e) {
+		return e.Position.Line
+	}
+	return 0
+}
+
+type probe struct{}
+
+var errProbe = errors.New("probe")
+
+// UnmarshalTOML refuses every value.
+func (*probe) UnmarshalTOML(any) error { return errProbe }

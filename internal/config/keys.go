@@ -1,0 +1,186 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+var sectionNames = []string{"source", "destination"}
+
+// storage is a type of storage that a section may name.
+type storage struct {
+	name string
+	keys []key
+}
+
+// key is one key of a section.
+type key struct {
+	name     string
+	required bool
+	// read checks the value and, if it has an effect, stores it.
+	read func(r *reader, section, name string, value toml.Primitive) error
+	// unused tells why the key has no effect; "" if it has one.
+	unused string
+	// doc and value are for the reference.
+	doc, value string
+}
+
+const (
+	noBlobs = "this version moves no blobs"
+	runtime = "it matters to a running site only"
+)
+
+// storages describes what may stand in the file. The order is that of the
+// reference.
+var storages = map[string][]storage{
+	"source": {{
+		name: "filestorage",
+		keys: []key{
+			{name: "path", required: true, value: "path", doc: "the Data.fs to read; it is never written to",
+				read: textInto(func(c *Config, s string) { c.Source.Path = home(s) })},
+			{name: "blob-dir", value: "path", doc: "the directory of its blobs", unused: noBlobs,
+				read: textInto(func(c *Config, s string) { c.Source.BlobDir = home(s) })},
+		},
+	}},
+	"destination": {{
+		name: "pgjsonb",
+		keys: []key{
+			{name: "dsn", required: true, value: "string", doc: "the PostgreSQL database, as libpq takes it (key=value or URL)",
+				read: textInto(func(c *Config, s string) { c.Destination.DSN = s })},
+			{name: "history-preserving", value: "boolean", doc: "keep every revision of each object (default: false)",
+				read: boolInto(func(c *Config, b bool) { c.Destination.HistoryPreserving = b })},
+			{name: "blob-threshold", value: "size", doc: "blobs from this size on go to S3", unused: noBlobs, read: sizeOnly},
+			{name: "s3-bucket-name", value: "string", doc: "the S3 bucket for blobs", unused: noBlobs, read: textOnly},
+			{name: "s3-prefix", value: "string", doc: "what the keys in the bucket start with", unused: noBlobs, read: textOnly},
+			{name: "s3-endpoint-url", value: "string", doc: "the S3 server, if it is not Amazon's", unused: noBlobs, read: textOnly},
+			{name: "s3-region", value: "string", doc: "the S3 region", unused: noBlobs, read: textOnly},
+			{name: "s3-access-key", value: "string", doc: "the S3 access key", unused: noBlobs, read: textOnly},
+			{name: "s3-secret-key", value: "string", doc: "the S3 secret key", unused: noBlobs, read: textOnly},
+			{name: "s3-use-ssl", value: "boolean", doc: "whether to use TLS for S3", unused: noBlobs, read: boolOnly},
+			{name: "blob-temp-dir", value: "path", doc: "where a site keeps blobs while it writes them", unused: runtime, read: textOnly},
+			{name: "blob-cache-dir", value: "path", doc: "where a site keeps blobs that it has read", unused: runtime, read: textOnly},
+			{name: "blob-cache-size", value: "size", doc: "how much of them", unused: runtime, read: sizeOnly},
+		},
+	}},
+}
+
+func textInto(set func(*Config, string)) func(*reader, string, string, toml.Primitive) error {
+	return func(r *reader, section, name string, value toml.Primitive) error {
+		s, err := r.text(section, name, value)
+		if err == nil && s == "" {
+			err = r.fail(r.line(value), fmt.Sprintf("the key %q in [%s] is empty", name, section), "")
+		}
+		if err == nil {
+			set(&r.out, s)
+		}
+		return err
+	}
+}
+
+func textOnly(r *reader, section, name string, value toml.Primitive) error {
+	_, err := r.text(section, name, value)
+	return err
+}
+
+func boolInto(set func(*Config, bool)) func(*reader, string, string, toml.Primitive) error {
+	return func(r *reader, section, name string, value toml.Primitive) error {
+		b, err := r.boolean(section, name, value)
+		if err == nil {
+			set(&r.out, b)
+		}
+		return err
+	}
+}
+
+func boolOnly(r *reader, section, name string, value toml.Primitive) error {
+	_, err := r.boolean(section, name, value)
+	return err
+}
+
+func sizeOnly(r *reader, section, name string, value toml.Primitive) error {
+	_, err := r.size(section, name, value)
+	return err
+}
+
+// text reads a string and puts in the environment.
+func (r *reader) text(section, name string, value toml.Primitive) (string, error) {
+	var v any
+	if err := r.meta.PrimitiveDecode(value, &v); err != nil {
+		return "", syntaxError(r.path, err)
+	}
+	s, ok := v.(string)
+	if !ok {
+		return "", r.wrongType(section, name, value, "a string in quotes")
+	}
+	s, err := expand(s, r.getenv)
+	if err != nil {
+		return "", r.fail(r.line(value), fmt.Sprintf("the key %q in [%s]: %v", name, section, err), "")
+	}
+	return s, nil
+}
+
+// boolean reads a TOML boolean, or a string as ZConfig takes it, which may come
+// from the environment.
+func (r *reader) boolean(section, name string, value toml.Primitive) (bool, error) {
+	var v any
+	if err := r.meta.PrimitiveDecode(value, &v); err != nil {
+		return false, syntaxError(r.path, err)
+	}
+	if b, ok := v.(bool); ok {
+		return b, nil
+	}
+	if _, ok := v.(string); ok {
+		s, err := r.text(section, name, value)
+		if err != nil {
+			return false, err
+		}
+		switch strings.ToLower(s) {
+		case "true", "yes", "on":
+			return true, nil
+		case "false", "no", "off":
+			return false, nil
+		}
+	}
+	return false, r.wrongType(section, name, value, "true or false")
+}
+
+// size reads a number of bytes or a string such as "256MB".
+func (r *reader) size(section, name string, value toml.Primitive) (int64, error) {
+	var v any
+	if err := r.meta.PrimitiveDecode(value, &v); err != nil {
+		return 0, syntaxError(r.path, err)
+	}
+	switch v := v.(type) {
+	case int64:
+		if v >= 0 {
+			return v, nil
+		}
+	case string:
+		s, err := r.text(section, name, value)
+		if err != nil {
+			return 0, err
+		}
+		if n, err := ParseSize(s); err == nil {
+			return n, nil
+		}
+	}
+	return 0, r.wrongType(section, name, value, `a size such as "100KB", "256MB" or "2GB"`)
+}
+
+func (r *reader) wrongType(section, name string, value toml.Primitive, want string) error {
+	return r.fail(r.line(value), fmt.Sprintf("the key %q in [%s] wants %s", name, section, want), "")
+}
+
+// home puts the home directory in for a leading ~/, as ZConfig does.
+func home(path string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		if dir, err := os.UserHomeDir(); err == nil {
+			return filepath.Join(dir, rest)
+		}
+	}
+	return path
+}

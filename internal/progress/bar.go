@@ -1,0 +1,76 @@
+package progress
+
+import (
+	"io"
+
+	"github.com/schollz/progressbar/v3"
+
+	"github.com/zodb-convert/zodb-convert/pipeline"
+)
+
+// bar is the line at the bottom of a terminal. The library draws it; rates and
+// the time left are ours, because the library's look back a few seconds only
+// and count what an earlier start did as done in no time.
+type bar struct {
+	out   io.Writer
+	width func() int
+
+	phase pipeline.Phase
+	total int64
+	shown *progressbar.ProgressBar
+}
+
+const (
+	barWidth = 24
+	// besideBar is what the library puts around bar and description: percent,
+	// frame, blanks, and one column that keeps terminals from wrapping.
+	besideBar = 12
+)
+
+func (b *bar) draw(s Status) {
+	if b.shown == nil || b.phase != s.Phase || b.total != s.Total {
+		b.end()
+		b.start(s)
+	}
+	room := b.width() - besideBar
+	if s.Total == 0 {
+		b.shown.Describe(clip(string(s.Phase)+"  "+running(s), room))
+		return
+	}
+	// At its full length the bar would count as finished and not be cleared.
+	b.shown.Set64(min(s.Done, s.Total-1))
+	text := string(s.Phase) + "  " + Bytes(s.Done) + " of " + Bytes(s.Total) + rates(s)
+	b.shown.Describe(clip(text, room-barWidth))
+}
+
+func (b *bar) start(s Status) {
+	b.phase, b.total = s.Phase, s.Total
+	total := s.Total
+	if total == 0 {
+		total = -1 // a spinner
+	}
+	b.shown = progressbar.NewOptions64(total,
+		progressbar.OptionSetWriter(b.out),
+		progressbar.OptionSetWidth(barWidth),
+		progressbar.OptionSetTheme(progressbar.ThemeASCII),
+		progressbar.OptionShowDescriptionAtLineEnd(),
+		progressbar.OptionSetPredictTime(false),
+		progressbar.OptionSetElapsedTime(false),
+		progressbar.OptionSpinnerType(9),
+		// The spinner turns when we draw; the library's own goroutine would
+		// write between our lines.
+		progressbar.OptionSetSpinnerChangeInterval(0),
+	)
+}
+
+// clear takes the bar off the screen; the next draw puts it back.
+func (b *bar) clear() {
+	if b.shown != nil {
+		b.shown.Clear()
+	}
+}
+
+func (b *bar) end() {
+	b.clear()
+	b.shown = nil
+}

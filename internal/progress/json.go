@@ -1,0 +1,247 @@
+package progress
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/source"
+)
+
+// JSON prints one object a line. The names of the fields are kept; new ones may
+// come.
+type JSON struct {
+	lines   *json.Encoder
+	verbose bool
+}
+
+// NewJSON returns a Printer of JSON lines. verbose adds the starts of steps.
+func NewJSON(out io.Writer, verbose bool) *JSON {
+	lines := json.NewEncoder(out)
+	lines.SetEscapeHTML(false)
+	return &JSON{lines: lines, verbose: verbose}
+}
+
+// Head starts every line.
+type Head struct {
+	Event string `json:"event" doc:"what the line tells"`
+	Time  string `json:"time" doc:"when, in UTC (RFC 3339)"`
+}
+
+func head(event string, at time.Time) Head {
+	return Head{Event: event, Time: at.UTC().Format("2006-01-02T15:04:05.000Z07:00")}
+}
+
+// StatusLine is "phase" (one starts), "phase_end", "progress" (every 5 seconds)
+// and "report" (after SIGUSR1).
+type StatusLine struct {
+	Head
+	Phase          string     `json:"phase" doc:"scan, prepare, load, finish, catch up, done; empty before the first"`
+	Elapsed        float64    `json:"elapsed" doc:"seconds since the phase started"`
+	Bytes          int64      `json:"bytes" doc:"of the source, done in this phase"`
+	TotalBytes     int64      `json:"total_bytes" doc:"of the source, to be done in this phase; 0 if unknown"`
+	EarlierBytes   int64      `json:"earlier_bytes" doc:"part of bytes that an earlier, interrupted start did"`
+	Objects        int64      `json:"objects" doc:"objects and older revisions written so far"`
+	Rejected       int64      `json:"rejected" doc:"records rejected so far"`
+	BytesPerSecond float64    `json:"bytes_per_second" doc:"smoothed"`
+	ObjectsPerSec  float64    `json:"objects_per_second" doc:"smoothed"`
+	SecondsLeft    *float64   `json:"seconds_left" doc:"null while it is not known"`
+	Steps          []StepTime `json:"steps" doc:"steps that are running"`
+}
+
+// StepTime is a running step.
+type StepTime struct {
+	Name    string  `json:"name" doc:"what is being done"`
+	Elapsed float64 `json:"elapsed" doc:"seconds since the step started"`
+}
+
+// StepLine is "step": one is done, or starts (with -v).
+type StepLine struct {
+	Head
+	Name string  `json:"name" doc:"what was done"`
+	Done bool    `json:"done" doc:"false: it starts now"`
+	Took float64 `json:"took" doc:"seconds"`
+}
+
+// NoteLine is "note".
+type NoteLine struct {
+	Head
+	Text string `json:"text" doc:"a sentence"`
+}
+
+// ErrorLine is "error": the last line of a command that fails.
+type ErrorLine struct {
+	Head
+	ExitCode int      `json:"exit_code" doc:"as in EXIT STATUS"`
+	Message  string   `json:"message" doc:"a sentence"`
+	Hints    []string `json:"hints" doc:"what to do"`
+}
+
+// SummaryLine is "summary".
+type SummaryLine struct {
+	Head
+	Outcome           Outcome          `json:"outcome" doc:"complete, dry run, rejected or stopped"`
+	Source            string           `json:"source" doc:"the database read"`
+	Destination       string           `json:"destination" doc:"the database written, without secrets"`
+	HistoryPreserving bool             `json:"history_preserving" doc:"whether every revision was wanted"`
+	Resumed           bool             `json:"resumed" doc:"whether an interrupted run was continued"`
+	Transactions      int64            `json:"transactions" doc:"written, earlier starts of the run included (so are all counts)"`
+	CaughtUp          int64            `json:"caught_up" doc:"part of transactions that came after the first start"`
+	Objects           int64            `json:"objects" doc:"current revisions"`
+	Revisions         int64            `json:"revisions" doc:"older revisions (history-preserving)"`
+	Deleted           int64            `json:"deleted" doc:"objects whose newest record is a deletion"`
+	Superseded        int64            `json:"superseded" doc:"older revisions left out (history-free)"`
+	Dropped           int64            `json:"dropped" doc:"records written again later in the same transaction"`
+	Rejected          int64            `json:"rejected" doc:"records that have no form in the destination"`
+	Forms             map[string]int64 `json:"special_forms" doc:"special forms by kind"`
+	NewCodec          int64            `json:"new_codec" doc:"records that only zodb-json-codec 1.7.0 or later reads"`
+	NewCodecClasses   []string         `json:"new_codec_classes" doc:"the first classes among them"`
+	Metadata          int64            `json:"escaped_metadata" doc:"transactions whose user or description had to be escaped"`
+	Escaped           []EscapedEntry   `json:"escaped" doc:"the first of them"`
+	SourceBytes       int64            `json:"source_bytes" doc:"of the source"`
+	PickleBytes       int64            `json:"pickle_bytes" doc:"of pickles decoded"`
+	StateBytes        int64            `json:"state_bytes" doc:"of JSON written"`
+	Elapsed           float64          `json:"elapsed" doc:"seconds of this start"`
+	Phases            []PhaseEntry     `json:"phases" doc:"what took how long"`
+	PeakMemory        int64            `json:"peak_memory" doc:"bytes"`
+	Workers           int              `json:"workers" doc:"as used"`
+	Growth            GrowthEntry      `json:"growth" doc:"what the source got since its end was fixed"`
+	Rejects           []RejectEntry    `json:"rejects" doc:"the first rejected records"`
+	RejectsFile       string           `json:"rejects_file" doc:"the file that lists all of them"`
+	Notes             []string         `json:"notes" doc:"sentences"`
+	Next              []string         `json:"next" doc:"what to do now"`
+}
+
+// EscapedEntry is one of "escaped".
+type EscapedEntry struct {
+	TID         string `json:"tid" doc:"of the transaction"`
+	User        []byte `json:"user" doc:"the original bytes, base64"`
+	Description []byte `json:"description" doc:"the original bytes, base64"`
+}
+
+// PhaseEntry is one of "phases".
+type PhaseEntry struct {
+	Phase string  `json:"phase" doc:"its name"`
+	Took  float64 `json:"took" doc:"seconds"`
+	Bytes int64   `json:"bytes" doc:"of the source"`
+}
+
+// GrowthEntry is "growth".
+type GrowthEntry struct {
+	Transactions int64  `json:"transactions" doc:"how many"`
+	Since        string `json:"since" doc:"tid of the first, empty if none"`
+	Replaced     bool   `json:"replaced" doc:"the source is another database by now (packed)"`
+}
+
+// RejectEntry is one of "rejects".
+type RejectEntry struct {
+	OID    string `json:"oid" doc:"of the object"`
+	TID    string `json:"tid" doc:"of its transaction"`
+	Offset int64  `json:"offset" doc:"where the record stands in the source"`
+	Class  string `json:"class" doc:"module and name, empty if unknown"`
+	Reason string `json:"reason" doc:"a sentence"`
+}
+
+// Every is 5 seconds.
+func (*JSON) Every() time.Duration { return linesEvery }
+
+func (j *JSON) PhaseStarted(s Status) { j.status("phase", s) }
+func (j *JSON) PhaseEnded(s Status)   { j.status("phase_end", s) }
+func (j *JSON) Update(s Status)       { j.status("progress", s) }
+func (j *JSON) Report(s Status)       { j.status("report", s) }
+
+func (j *JSON) status(event string, s Status) {
+	line := StatusLine{
+		Head: head(event, s.Now), Phase: string(s.Phase),
+		Bytes: s.Done, TotalBytes: s.Total, EarlierBytes: s.Earlier,
+		Objects: s.Objects, Rejected: s.Rejected,
+		BytesPerSecond: s.ByteRate, ObjectsPerSec: s.ObjectRate,
+		Steps: []StepTime{},
+	}
+	if !s.Since.IsZero() {
+		line.Elapsed = s.Now.Sub(s.Since).Seconds()
+	}
+	if s.Left >= 0 {
+		left := s.Left.Seconds()
+		line.SecondsLeft = &left
+	}
+	for _, step := range s.Steps {
+		line.Steps = append(line.Steps, StepTime{Name: step.Name, Elapsed: s.Now.Sub(step.Since).Seconds()})
+	}
+	j.print(line)
+}
+
+func (j *JSON) Step(at time.Time, s dest.Step) {
+	if s.Done || j.verbose {
+		j.print(StepLine{Head: head("step", at), Name: s.Name, Done: s.Done, Took: s.Took.Seconds()})
+	}
+}
+
+func (j *JSON) Note(at time.Time, text string) {
+	j.print(NoteLine{Head: head("note", at), Text: text})
+}
+
+func (j *JSON) Problem(p *Problem) {
+	j.print(ErrorLine{Head: head("error", time.Now()), ExitCode: p.ExitCode, Message: p.Message, Hints: orEmpty(p.Hints)})
+}
+
+func (j *JSON) Summary(s *Summary) {
+	r, t := s.Report, &s.Report.Totals
+	line := SummaryLine{
+		Head: head("summary", time.Now()), Outcome: s.Outcome,
+		Source: r.Source.Identity.Name, Destination: r.Destination,
+		HistoryPreserving: s.HistoryPreserving, Resumed: r.Resumed,
+		Transactions: t.Transactions, CaughtUp: r.CaughtUp,
+		Objects: t.Objects, Revisions: t.Revisions, Deleted: t.Deleted,
+		Superseded: t.Superseded, Dropped: t.Dropped, Rejected: t.Rejected,
+		Forms: t.Forms, NewCodec: t.NewCodec, NewCodecClasses: orEmpty(t.NewCodecClasses),
+		Metadata: t.Metadata, Escaped: []EscapedEntry{},
+		SourceBytes: t.SourceBytes, PickleBytes: t.PickleBytes, StateBytes: t.StateBytes,
+		Elapsed: s.Elapsed.Seconds(), Phases: []PhaseEntry{},
+		PeakMemory: r.PeakMemory, Workers: s.Workers,
+		Growth:  growthEntry(r.Growth),
+		Rejects: []RejectEntry{}, RejectsFile: r.RejectsFile,
+		Notes: orEmpty(r.Notes), Next: orEmpty(s.Next),
+	}
+	if line.Forms == nil {
+		line.Forms = map[string]int64{}
+	}
+	for _, e := range t.Escaped {
+		line.Escaped = append(line.Escaped, EscapedEntry{TID: e.TID.String(), User: e.User, Description: e.Description})
+	}
+	for _, p := range s.phaseTimes() {
+		line.Phases = append(line.Phases, PhaseEntry{Phase: string(p.Phase), Took: p.Took.Seconds(), Bytes: p.Bytes})
+	}
+	for _, e := range r.Rejects {
+		line.Rejects = append(line.Rejects, RejectEntry{
+			OID: e.OID.String(), TID: e.TID.String(), Offset: e.Pos, Class: e.Class, Reason: e.Reason})
+	}
+	j.print(line)
+}
+
+func growthEntry(g source.Growth) GrowthEntry {
+	e := GrowthEntry{Transactions: g.Transactions, Replaced: g.Replaced}
+	if g.Transactions > 0 {
+		e.Since = g.Since.String()
+	}
+	return e
+}
+
+// orEmpty lets a list without entries be [] instead of null.
+func orEmpty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+// print writes one line. A value that has no JSON is a mistake in this package
+// and must not pass unseen.
+func (j *JSON) print(line any) {
+	if err := j.lines.Encode(line); err != nil {
+		fallback, _ := json.Marshal(fmt.Sprintf("%T: %v", line, err))
+		j.lines.Encode(json.RawMessage(`{"event":"error","message":` + string(fallback) + `}`))
+	}
+}

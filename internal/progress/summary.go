@@ -1,0 +1,317 @@
+package progress
+
+import (
+	"encoding/base64"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/pipeline"
+)
+
+// Outcome is how a run ended.
+type Outcome string
+
+const (
+	Complete Outcome = "complete" // the destination is the source
+	DryRun   Outcome = "dry run"  // everything was decoded, nothing written
+	Rejected Outcome = "rejected" // stopped before finishing: rejected records
+	Stopped  Outcome = "stopped"  // interrupted or failed while it wrote
+)
+
+// Summary is what came of a run.
+type Summary struct {
+	Outcome           Outcome
+	Report            *pipeline.Report
+	HistoryPreserving bool
+	// Workers and Elapsed are of this start.
+	Workers int
+	Elapsed time.Duration
+	// Next is what to do now, a line each.
+	Next []string
+}
+
+// CodecNeeded is the first zodb-json-codec that reads every form that package
+// jsonb writes.
+const CodecNeeded = "1.7.0"
+
+const textWidth = 100
+
+// Text gives the summary for people. Lists are capped, so that it fits on a
+// screen.
+func (s *Summary) Text() string {
+	var b strings.Builder
+	b.WriteString("\n" + s.title() + "\n\n")
+	s.counts(&b)
+	s.times(&b)
+	s.forms(&b)
+	s.codec(&b)
+	s.metadata(&b)
+	s.rejects(&b)
+	paragraph(&b, "Notes", s.Report.Notes)
+	paragraph(&b, "Next", s.Next)
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
+func (s *Summary) title() string {
+	r := s.Report
+	from, to := r.Source.Identity.Name, r.Destination
+	switch s.Outcome {
+	case DryRun:
+		return fmt.Sprintf("Dry run: %s was read and decoded, nothing was written to %s.", from, to)
+	case Rejected:
+		return fmt.Sprintf("Not finished: %s of %s rejected. %s is incomplete.",
+			were(r.Totals.Rejected, "record"), from, to)
+	case Stopped:
+		return fmt.Sprintf("Stopped: %s is not complete. So far:", to)
+	}
+	if r.Totals.Rejected > 0 {
+		return fmt.Sprintf("Done: %s is in %s, but for %s.", from, to, Plural(r.Totals.Rejected, "rejected record"))
+	}
+	return fmt.Sprintf("Done: %s is in %s.", from, to)
+}
+
+func were(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun + " was"
+	}
+	return Count(n) + " " + noun + "s were"
+}
+
+// row writes one line of the table.
+func row(b *strings.Builder, name, value, remark string) {
+	line := fmt.Sprintf("  %-15s %16s  %s", name, value, remark)
+	b.WriteString(strings.TrimRight(line, " ") + "\n")
+}
+
+func (s *Summary) counts(b *strings.Builder) {
+	r, t := s.Report, &s.Report.Totals
+	remark := ""
+	if r.CaughtUp > 0 {
+		remark = Count(r.CaughtUp) + " of them came after the first start"
+	}
+	row(b, "transactions", Count(t.Transactions), remark)
+	row(b, "objects", Count(t.Objects), "")
+	if s.HistoryPreserving {
+		row(b, "older revisions", Count(t.Revisions), "")
+	}
+	row(b, "deleted", Count(t.Deleted), "")
+	if !s.HistoryPreserving {
+		row(b, "superseded", Count(t.Superseded), "older revisions, which a history-free database leaves out")
+	}
+	if t.Dropped > 0 {
+		row(b, "dropped", Count(t.Dropped), "written again later in the same transaction")
+	}
+	row(b, "rejected", Count(t.Rejected), rejectsRemark(r))
+	row(b, "special forms", Count(sum(t.Forms)), "")
+	row(b, "source", Bytes(t.SourceBytes), sizes(t))
+}
+
+func rejectsRemark(r *pipeline.Report) string {
+	if r.RejectsFile == "" {
+		return ""
+	}
+	return "listed in " + r.RejectsFile
+}
+
+func sizes(t *dest.Result) string {
+	if t.PickleBytes == 0 {
+		return ""
+	}
+	return fmt.Sprintf("pickles %s, JSON %s", Bytes(t.PickleBytes), Bytes(t.StateBytes))
+}
+
+func sum(counts map[string]int64) (n int64) {
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+func (s *Summary) times(b *strings.Builder) {
+	var parts []string
+	for _, p := range s.phaseTimes() {
+		parts = append(parts, fmt.Sprintf("%s %s", p.Phase, Duration(p.Took)))
+	}
+	row(b, "time", Duration(s.Elapsed), strings.Join(parts, ", "))
+	if bytes, took := s.moved(); bytes > 0 && took > 0 {
+		row(b, "rate", Bytes(int64(float64(bytes)/took.Seconds()))+"/s", s.objectRate(took))
+	}
+	row(b, "peak memory", Bytes(s.Report.PeakMemory), workers(s.Workers))
+	b.WriteString("\n")
+}
+
+func workers(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return "with " + Plural(int64(n), "worker")
+}
+
+// phaseTimes adds up phases that ran more than once, such as the second scan of
+// a continued run.
+func (s *Summary) phaseTimes() []pipeline.PhaseTime {
+	var out []pipeline.PhaseTime
+	for _, p := range s.Report.Phases {
+		if p.Phase == pipeline.Finished {
+			continue
+		}
+		i := slices.IndexFunc(out, func(o pipeline.PhaseTime) bool { return o.Phase == p.Phase })
+		if i < 0 {
+			out = append(out, p)
+			continue
+		}
+		out[i].Took += p.Took
+		out[i].Bytes += p.Bytes
+	}
+	return out
+}
+
+// moved is what this start decoded and how long that took.
+func (s *Summary) moved() (bytes int64, took time.Duration) {
+	for _, p := range s.Report.Phases {
+		if p.Phase == pipeline.Loading || p.Phase == pipeline.CatchingUp {
+			bytes += p.Bytes
+			took += p.Took
+		}
+	}
+	return bytes, took
+}
+
+// objectRate is left out for a continued run, whose totals are not of this
+// start alone.
+func (s *Summary) objectRate(took time.Duration) string {
+	if s.Report.Resumed {
+		return "since this start"
+	}
+	n := s.Report.Totals.Objects + s.Report.Totals.Revisions
+	return fmt.Sprintf("%s objects/s", Count(int64(float64(n)/took.Seconds())))
+}
+
+func (s *Summary) forms(b *strings.Builder) {
+	t := &s.Report.Totals
+	if len(t.Forms) == 0 {
+		return
+	}
+	names := slices.SortedFunc(maps.Keys(t.Forms), func(x, y string) int {
+		if t.Forms[x] != t.Forms[y] {
+			return int(min(max(t.Forms[y]-t.Forms[x], -1), 1))
+		}
+		return strings.Compare(x, y)
+	})
+	b.WriteString("Special forms: values that JSON has no plain form for\n")
+	for _, name := range names[:min(len(names), dest.ListMax)] {
+		fmt.Fprintf(b, "  %16s  %s\n", Count(t.Forms[name]), name)
+	}
+	more(b, len(names))
+	b.WriteString("\n")
+}
+
+// more tells how many entries of a list are not shown.
+func more(b *strings.Builder, n int) {
+	if n > dest.ListMax {
+		fmt.Fprintf(b, "  ... and %s more\n", Count(int64(n-dest.ListMax)))
+	}
+}
+
+func (s *Summary) codec(b *strings.Builder) {
+	t := &s.Report.Totals
+	if t.NewCodec == 0 {
+		return
+	}
+	verb := "use"
+	if t.NewCodec == 1 {
+		verb = "uses"
+	}
+	text := fmt.Sprintf("The site must run zodb-json-codec %s or later: %s %s a form that older ones do not read",
+		CodecNeeded, Plural(t.NewCodec, "record"), verb)
+	if len(t.NewCodecClasses) > 0 {
+		text += ", first in the classes " + strings.Join(t.NewCodecClasses, ", ")
+	}
+	wrap(b, text+".", "")
+	b.WriteString("\n")
+}
+
+func (s *Summary) metadata(b *strings.Builder) {
+	t := &s.Report.Totals
+	if t.Metadata == 0 {
+		return
+	}
+	fmt.Fprintf(b, "Escaped: user or description of %s is not text; what stood there, in base64\n", Plural(t.Metadata, "transaction"))
+	for _, e := range t.Escaped[:min(len(t.Escaped), dest.ListMax)] {
+		fmt.Fprintf(b, "  %v  user %s  description %s\n", e.TID, encoded(e.User), encoded(e.Description))
+	}
+	if rest := t.Metadata - int64(min(len(t.Escaped), dest.ListMax)); rest > 0 {
+		fmt.Fprintf(b, "  ... and %s more\n", Count(rest))
+	}
+	b.WriteString("\n")
+}
+
+// encoded gives bytes in base64, short enough for a line.
+func encoded(raw []byte) string {
+	if len(raw) == 0 {
+		return "-"
+	}
+	text := base64.StdEncoding.EncodeToString(raw)
+	if len(text) > 48 {
+		return text[:48] + "..."
+	}
+	return text
+}
+
+func (s *Summary) rejects(b *strings.Builder) {
+	n := s.Report.Totals.Rejected
+	if n == 0 || len(s.Report.Rejects) == 0 {
+		return
+	}
+	b.WriteString("Rejected\n")
+	for _, j := range s.Report.Rejects[:min(len(s.Report.Rejects), dest.ListMax)] {
+		class := j.Class
+		if class == "" {
+			class = "unknown class"
+		}
+		wrap(b, fmt.Sprintf("oid %v, tid %v, at %d, %s: %s", j.OID, j.TID, j.Pos, class, j.Reason), "  ")
+	}
+	if rest := n - int64(min(len(s.Report.Rejects), dest.ListMax)); rest > 0 {
+		fmt.Fprintf(b, "  ... and %s more\n", Count(rest))
+	}
+	b.WriteString("\n")
+}
+
+// paragraph writes a heading and its lines, or nothing.
+func paragraph(b *strings.Builder, heading string, lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	b.WriteString(heading + "\n")
+	for _, l := range lines[:min(len(lines), dest.ListMax)] {
+		wrap(b, l, "  ")
+	}
+	more(b, len(lines))
+	b.WriteString("\n")
+}
+
+// wrap breaks a text at blanks; what follows the first line stands deeper.
+// A line that starts with a blank is a command to be copied: it stays whole.
+func wrap(b *strings.Builder, text, indent string) {
+	if strings.HasPrefix(text, " ") {
+		b.WriteString(indent + text + "\n")
+		return
+	}
+	line := indent
+	for i, word := range strings.Fields(text) {
+		if i > 0 && len(line)+1+len(word) > textWidth {
+			b.WriteString(line + "\n")
+			line = indent + "  " + word
+			continue
+		}
+		if i > 0 {
+			line += " "
+		}
+		line += word
+	}
+	b.WriteString(line + "\n")
+}
