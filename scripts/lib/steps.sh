@@ -1,0 +1,93 @@
+# Steps that are counted: the frame of scripts/test and scripts/soak. Sourced
+# after env.sh.
+#
+# A step is a shell function. It runs in a subshell, its output is shown and
+# kept in .cache/log. A step that runs tests tells its counts through count;
+# one that does not counts as one pass or one failure.
+
+PASSED=0
+FAILED=0
+STEPS=()
+
+# count PASSED FAILED adds to the counts of the step that is running.
+count() { echo "$1 $2" >>"$COUNTS"; }
+
+# checked COMMAND ... runs one check within a step and counts it. The step goes
+# on after a failure.
+checked() {
+    if "$@"; then
+        count 1 0
+    else
+        echo "FAILED: $*"
+        count 0 1
+    fi
+}
+
+# go_test ARGUMENT ... runs go test and counts its tests.
+go_test() {
+    local status=0
+    # -p 2: the packages' servers and builds share few cores.
+    go test -json -p 2 "$@" | "$PYTHON" "$ROOT/scripts/lib/tally.py" "$SCRATCH/tally" || status=$?
+    read -r -a tally <"$SCRATCH/tally"
+    count "${tally[@]}"
+    # A run that ended badly without a test to blame is a failure of its own.
+    if [ "$status" != 0 ] && [ "${tally[1]}" = 0 ]; then return 1; fi
+    return 0
+}
+
+# step NAME FUNCTION [ARGUMENT ...]
+step() {
+    local name=$1 status=0 start=$SECONDS passed=0 failed=0 p f
+    shift
+    say "$name"
+    COUNTS=$SCRATCH/counts
+    : >"$COUNTS"
+    # Not as part of an || list: bash ignores -e within it.
+    set +e
+    (set -euo pipefail; "$@") </dev/null 2>&1 | tee "$CACHE/log/${name//[^A-Za-z0-9]/-}.log"
+    status=$?
+    set -e
+    while read -r p f; do
+        passed=$((passed + p))
+        failed=$((failed + f))
+    done <"$COUNTS"
+    if [ "$status" != 0 ]; then
+        failed=$((failed + 1))
+        echo "FAILED: $name (exit code $status)"
+    elif [ "$((passed + failed))" = 0 ]; then
+        passed=1
+    fi
+    PASSED=$((PASSED + passed))
+    FAILED=$((FAILED + failed))
+    STEPS+=("$(printf '%-34s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" $((SECONDS - start)))")
+}
+
+# summary prints the table and the closing line, and ends the script.
+summary() {
+    echo
+    printf '%s\n' "${STEPS[@]}"
+    echo
+    echo "$PASSED passed, $FAILED failed"
+    [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]
+    exit
+}
+
+# wanted NAME tells whether the part is among those that the user named; all
+# are if none was.
+wanted() {
+    [ ${#PARTS[@]} = 0 ] && return 0
+    local part
+    for part in "${PARTS[@]}"; do [ "$part" = "$1" ] && return 0; done
+    return 1
+}
+
+# parts KNOWN ... -- NAME ... sets PARTS and refuses unknown names.
+parts() {
+    local known=() name
+    while [ "$1" != -- ]; do known+=("$1"); shift; done
+    shift
+    PARTS=("$@")
+    for name in "$@"; do
+        [[ " ${known[*]} " == *" $name "* ]] || die "unknown part $name; the parts are: ${known[*]}"
+    done
+}
