@@ -107,18 +107,18 @@ func readFile(path string) ([]byte, error) {
 	defer f.Close()
 	info, err := f.Stat()
 	if err == nil && info.IsDir() {
-		return nil, &Error{Path: path, Reason: "is a directory, not a configuration file"}
+		return nil, &Error{Path: path, Reason: "this is a directory, not a configuration file"}
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
 	if err != nil {
 		return nil, &Error{Path: path, Reason: "the configuration cannot be read: " + cause(err)}
 	}
 	if bytes.HasPrefix(text, []byte("FS21")) || bytes.HasPrefix(text, []byte("FS30")) {
-		return nil, &Error{Path: path, Reason: "is a FileStorage, not a configuration file",
+		return nil, &Error{Path: path, Reason: "this is a FileStorage, not a configuration file",
 			Hint: "write a TOML file that names it as the path of [source]"}
 	}
 	if len(text) > maxBytes {
-		return nil, &Error{Path: path, Reason: "is larger than any configuration file (1 MB)"}
+		return nil, &Error{Path: path, Reason: "this is larger than any configuration file (1 MB)"}
 	}
 	return text, nil
 }
@@ -140,7 +140,7 @@ func parse(path string, text []byte, getenv func(string) (string, bool)) (*Confi
 	meta, err := toml.Decode(string(text), &top)
 	if err != nil {
 		if zconfigLine.Match(text) {
-			return nil, &Error{Path: path, Reason: "is a ZConfig file, and this version reads TOML only",
+			return nil, &Error{Path: path, Reason: "this is a ZConfig file, and this version reads TOML only",
 				Hint: "write the same keys as TOML, under [source] and [destination]"}
 		}
 		return nil, syntaxError(path, err)

@@ -2,7 +2,6 @@ package progress
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"time"
 
@@ -82,7 +81,7 @@ type ErrorLine struct {
 // SummaryLine is "summary".
 type SummaryLine struct {
 	Head
-	Outcome           Outcome          `json:"outcome" doc:"complete, dry run, rejected or stopped"`
+	Outcome           Outcome          `json:"outcome" doc:"complete, dry run or rejected"`
 	Source            string           `json:"source" doc:"the database read"`
 	Destination       string           `json:"destination" doc:"the database written, without secrets"`
 	HistoryPreserving bool             `json:"history_preserving" doc:"whether every revision was wanted"`
@@ -237,11 +236,6 @@ func orEmpty(list []string) []string {
 	return list
 }
 
-// print writes one line. A value that has no JSON is a mistake in this package
-// and must not pass unseen.
-func (j *JSON) print(line any) {
-	if err := j.lines.Encode(line); err != nil {
-		fallback, _ := json.Marshal(fmt.Sprintf("%T: %v", line, err))
-		j.lines.Encode(json.RawMessage(`{"event":"error","message":` + string(fallback) + `}`))
-	}
-}
+// print writes one line. There is no better place than stderr to tell that
+// stderr cannot be written.
+func (j *JSON) print(line any) { _ = j.lines.Encode(line) }

@@ -19,7 +19,6 @@ const (
 	Complete Outcome = "complete" // the destination is the source
 	DryRun   Outcome = "dry run"  // everything was decoded, nothing written
 	Rejected Outcome = "rejected" // stopped before finishing: rejected records
-	Stopped  Outcome = "stopped"  // interrupted or failed while it wrote
 )
 
 // Summary is what came of a run.
@@ -65,8 +64,6 @@ func (s *Summary) title() string {
 	case Rejected:
 		return fmt.Sprintf("Not finished: %s of %s rejected. %s is incomplete.",
 			were(r.Totals.Rejected, "record"), from, to)
-	case Stopped:
-		return fmt.Sprintf("Stopped: %s is not complete. So far:", to)
 	}
 	if r.Totals.Rejected > 0 {
 		return fmt.Sprintf("Done: %s is in %s, but for %s.", from, to, Plural(r.Totals.Rejected, "rejected record"))

@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/config"
+	"github.com/zodb-convert/zodb-convert/internal/nearest"
+	"github.com/zodb-convert/zodb-convert/internal/progress"
+	"github.com/zodb-convert/zodb-convert/source"
+)
+
+// Exit codes. exitStatus tells the user about them.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitRejects     = 3
+	exitInterrupted = 130
+)
+
+const exitStatus = `EXIT STATUS
+  0    done
+  1    failed or refused; the message says why and what to do
+  2    the command line or CONFIG is wrong; nothing was touched
+  3    done, but for rejected records that --rejects accepted
+  130  interrupted; --incremental goes on
+`
+
+// app is one call of the command.
+type app struct {
+	stdin          *os.File
+	stdout, stderr *os.File
+	getenv         func(string) (string, bool)
+	version        string
+	signals        *signals
+
+	output  outputOptions
+	secrets []string // what no message may show
+}
+
+// outputOptions say how to talk to the user.
+type outputOptions struct {
+	logFormat      string
+	verbose, quiet bool
+}
+
+// run does what the arguments say and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := newConvertCommand(a)
+	root.AddCommand(newStatusCommand(a))
+	root.SetArgs(args)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	var done exitCode
+	if errors.As(err, &done) {
+		return int(done)
+	}
+	p := a.problem(err)
+	a.printer().Problem(p)
+	return p.ExitCode
+}
+
+// printer gives what the output options ask for.
+func (a *app) printer() progress.Printer {
+	var p progress.Printer
+	switch {
+	case a.output.logFormat == "json":
+		p = progress.NewJSON(a.stderr, a.output.verbose)
+	case a.capableTerminal():
+		p = progress.NewTerminal(a.stderr, a.output.verbose, a.columns)
+	default:
+		p = progress.NewText(a.stderr, a.output.verbose)
+	}
+	if a.output.quiet {
+		p = progress.Quiet(p)
+	}
+	return p
+}
+
+// capableTerminal tells whether stderr is a terminal on which a line can be
+// drawn again.
+func (a *app) capableTerminal() bool {
+	kind, _ := a.getenv("TERM")
+	return kind != "" && kind != "dumb" && term.IsTerminal(int(a.stderr.Fd()))
+}
+
+func (a *app) columns() int {
+	if width, _, err := term.GetSize(int(a.stderr.Fd())); err == nil && width > 0 {
+		return width
+	}
+	return 80
+}
+
+// interrupted tells that a signal was heard.
+func (a *app) interrupted(name string) {
+	if a.output.logFormat != "json" && !a.output.quiet {
+		fmt.Fprintf(a.stderr, "\nzodb-convert: %s: finishing what is under way; once more to stop at once\n", name)
+	}
+}
+
+// exitCode ends the command with a code; everything has been said.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// usageError is a mistake on the command line.
+type usageError struct {
+	reason string
+	hints  []string
+}
+
+func (e *usageError) Error() string { return e.reason }
+
+func usage(reason string, hints ...string) error { return &usageError{reason, hints} }
+
+// failure is an error with what to do about it.
+type failure struct {
+	err   error
+	hints []string
+}
+
+func (e *failure) Error() string { return e.err.Error() }
+func (e *failure) Unwrap() error { return e.err }
+
+// problem turns an error into a sentence, hints and an exit code.
+func (a *app) problem(err error) *progress.Problem {
+	p := &progress.Problem{ExitCode: exitFailed, Message: err.Error()}
+	var (
+		usage   *usageError
+		conf    *config.Error
+		refused *dest.RefusedError
+		damage  *source.DamageError
+		failed  *failure
+	)
+	hint := ""
+	switch {
+	case errors.As(err, &usage):
+		p.ExitCode, p.Hints = exitUsage, usage.hints
+	case errors.As(err, &conf):
+		p.ExitCode, hint = exitUsage, conf.Hint
+	case errors.As(err, &refused):
+		hint = refused.Hint
+	case errors.As(err, &damage):
+		hint = damage.Hint
+	case errors.Is(err, context.Canceled):
+		p.ExitCode, p.Message = exitInterrupted, "interrupted"
+	}
+	if hint != "" {
+		// Error puts the hint behind the sentence; here it gets its own line.
+		p.Message = strings.TrimSuffix(p.Message, "; "+hint)
+		p.Hints = append(p.Hints, hint)
+	}
+	if errors.As(err, &failed) {
+		p.Hints = append(p.Hints, failed.hints...)
+	}
+	p.Message = a.redact(oneLine(p.Message))
+	for i, h := range p.Hints {
+		p.Hints[i] = a.redact(h)
+	}
+	return p
+}
+
+// oneLine joins the lines that some libraries spread an error over.
+func oneLine(text string) string {
+	lines := strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' })
+	for i, l := range lines {
+		lines[i] = strings.TrimSpace(l)
+	}
+	out := strings.Join(lines, "; ")
+	return strings.ReplaceAll(out, ":; ", ": ")
+}
+
+// keepSecret notes the password of a DSN. The libraries redact their messages;
+// this is for what they and the server do not know to be secret.
+func (a *app) keepSecret(dsn string) {
+	if c, err := pgconn.ParseConfig(dsn); err == nil && len(c.Password) >= 4 {
+		a.secrets = append(a.secrets, c.Password)
+	}
+}
+
+func (a *app) redact(text string) string {
+	for _, s := range a.secrets {
+		text = strings.ReplaceAll(text, s, "xxxxx")
+	}
+	return text
+}
+
+// readConfig reads CONFIG and says which of its keys have no effect.
+func (a *app) readConfig(path string) (*config.Config, error) {
+	c, err := config.Read(path, a.getenv)
+	if err != nil {
+		return nil, err
+	}
+	a.keepSecret(c.Destination.DSN)
+	return c, nil
+}
+
+// oneConfig is the rule for arguments of every command.
+func oneConfig(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 1:
+		return nil
+	case len(args) == 0:
+		return usage("CONFIG is missing: name the TOML file that says what to convert", "zodb-convert --help tells more")
+	}
+	var commands []string
+	for _, c := range cmd.Commands() {
+		commands = append(commands, c.Name())
+	}
+	if c := nearest.Word(args[0], commands); c != "" {
+		return usage(fmt.Sprintf("unknown command %q; did you mean %q?", args[0], c))
+	}
+	return usage(fmt.Sprintf("one CONFIG is wanted, and there are %d: %s", len(args), strings.Join(args[:min(len(args), dest.ListMax)], ", ")))
+}
+
+// flagError turns what is wrong with a flag into a sentence.
+func flagError(cmd *cobra.Command, err error) error {
+	var (
+		unknown *pflag.NotExistError
+		invalid *pflag.InvalidValueError
+		missing *pflag.ValueRequiredError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return unknownFlag(cmd, unknown)
+	case errors.As(err, &invalid):
+		return usage(fmt.Sprintf("--%s %s: %v", invalid.GetFlag().Name, invalid.GetValue(), errors.Unwrap(invalid)))
+	case errors.As(err, &missing):
+		return usage(fmt.Sprintf("--%s wants a value", missing.GetFlag().Name))
+	}
+	return usage(err.Error())
+}
+
+func unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
+	name := err.GetSpecifiedName()
+	if letters := err.GetSpecifiedShortnames(); letters != "" {
+		return usage(fmt.Sprintf("unknown flag -%s", name), "zodb-convert --help lists the flags")
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	if near := nearest.Word(name, names); near != "" {
+		return usage(fmt.Sprintf("unknown flag --%s; did you mean --%s?", name, near))
+	}
+	return usage(fmt.Sprintf("unknown flag --%s", name), "zodb-convert --help lists the flags")
+}
+
+// quote gives a word as a shell takes it.
+func quote(word string) string {
+	if word != "" && strings.IndexFunc(word, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:@%+,", r)
+	}) < 0 {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}
+
+// answer reads one line from in, or gives up with the context.
+func answer(ctx context.Context, in io.Reader) (string, error) {
+	type line struct {
+		text string
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() { // ends with the process at the latest: a terminal cannot be asked to stop
+		var text string
+		_, err := fmt.Fscanln(in, &text)
+		read <- line{text, err}
+	}()
+	select {
+	case l := <-read:
+		return l.text, l.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/progress"
+)
+
+const statusHelp = `Tell what the destination holds and how far an interrupted run came.
+
+Usage: zodb-convert status [--json] CONFIG
+
+Nothing is written. The result goes to stdout.
+
+`
+
+const statusExit = `EXIT STATUS
+  0    done
+  1    failed; the message says why
+  2    the command line or CONFIG is wrong
+`
+
+func newStatusCommand(a *app) *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:   "status [--json] CONFIG",
+		Short: "Tell how far an interrupted run came",
+		Args:  oneConfig,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.status(cmd.Context(), args[0], asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().BoolP("help", "h", false, "print this")
+	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
+		fmt.Fprint(a.stdout, statusHelp, cmd.LocalFlags().FlagUsages(), "\n", statusExit)
+	})
+	return cmd
+}
+
+func (a *app) status(ctx context.Context, path string, asJSON bool) error {
+	c, err := a.readConfig(path)
+	if err != nil {
+		return err
+	}
+	dst, err := openDestination(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	state, err := dst.State(ctx, 1)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		out := json.NewEncoder(a.stdout)
+		out.SetIndent("", "  ")
+		return out.Encode(statusLine(dst.Name(), state))
+	}
+	_, err = fmt.Fprint(a.stdout, statusText(dst.Name(), path, state))
+	return err
+}
+
+// statusJSON is what --json prints.
+type statusJSON struct {
+	Destination  string         `json:"destination" doc:"its name, without secrets"`
+	Condition    dest.Condition `json:"condition" doc:"absent, empty, interrupted or filled"`
+	Transactions int64          `json:"transactions" doc:"in a filled destination"`
+	Objects      int64          `json:"objects" doc:"in a filled destination"`
+	Run          *runJSON       `json:"run" doc:"the unfinished run, or null"`
+	Notes        []string       `json:"notes" doc:"sentences"`
+}
+
+// runJSON is the unfinished run.
+type runJSON struct {
+	ID         string      `json:"id" doc:"names the run"`
+	Generation int64       `json:"generation" doc:"how often it was started"`
+	Phase      dest.Phase  `json:"phase" doc:"loading, finishing or catching up"`
+	Source     string      `json:"source" doc:"the database it reads"`
+	Bytes      int64       `json:"bytes" doc:"of the source, loaded"`
+	TotalBytes int64       `json:"total_bytes" doc:"of the source, to be loaded"`
+	Tool       string      `json:"tool" doc:"version that started it"`
+	Host       string      `json:"host" doc:"where it was started last"`
+	PID        int         `json:"pid" doc:"process there"`
+	Started    time.Time   `json:"started" doc:"first start"`
+	Claimed    time.Time   `json:"claimed" doc:"latest start"`
+	Totals     dest.Result `json:"totals" doc:"counts so far"`
+}
+
+func statusLine(name string, s *dest.State) *statusJSON {
+	out := &statusJSON{
+		Destination: name, Condition: s.Condition,
+		Transactions: s.Transactions, Objects: s.Objects, Notes: s.Notes,
+	}
+	if out.Notes == nil {
+		out.Notes = []string{}
+	}
+	if r := s.Run; r != nil {
+		out.Run = &runJSON{
+			ID: r.ID, Generation: r.Generation, Phase: r.Phase, Source: r.Source.Name,
+			Bytes: loaded(r), TotalBytes: r.Source.End,
+			Tool: r.Tool, Host: r.Host, PID: r.PID,
+			Started: r.Started, Claimed: r.Claimed, Totals: r.Totals,
+		}
+	}
+	return out
+}
+
+// loaded is how much of the source the chunks that are done cover.
+func loaded(r *dest.Run) (n int64) {
+	for _, d := range r.Done {
+		n += d.To - d.From
+	}
+	return n
+}
+
+func statusText(name, config string, s *dest.State) string {
+	var b strings.Builder
+	row := func(key, format string, args ...any) {
+		fmt.Fprintf(&b, "%-13s %s\n", key, fmt.Sprintf(format, args...))
+	}
+	row("destination", "%s", name)
+	row("condition", "%s", s.Condition)
+	switch s.Condition {
+	case dest.Filled:
+		row("holds", "%s", contents(s))
+		row("highest tid", "%v (%s UTC)", s.LastTID, s.LastTID.Time().Format(time.DateTime))
+	case dest.Interrupted:
+		r := s.Run
+		row("source", "%s", r.Source.Name)
+		row("started", "%s on %s (pid %d), by version %s", r.Started.Format(time.DateTime), r.Host, r.PID, r.Tool)
+		if r.Generation > 1 {
+			row("latest start", "%s, the %d. one", r.Claimed.Format(time.DateTime), r.Generation)
+		}
+		row("phase", "%s", r.Phase)
+		row("loaded", "%s of %s", progress.Bytes(loaded(r)), progress.Bytes(r.Source.End))
+		row("objects", "%s", progress.Count(r.Totals.Objects+r.Totals.Revisions))
+		row("rejected", "%s", progress.Count(r.Totals.Rejected))
+		row("go on with", "zodb-convert --incremental %s", quote(config))
+		row("undo with", "zodb-convert --abort %s", quote(config))
+	}
+	return b.String()
+}
