@@ -1,0 +1,287 @@
+package doctest
+
+import (
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/zodb-convert/zodb-convert/internal/pgtest"
+)
+
+const (
+	// What the pages write, and what it is replaced by.
+	exampleData = "/srv/plone/var/filestorage/Data.fs"
+	exampleDSN  = "dbname=zodb_new user=zodb host=localhost"
+
+	// The database that the pages convert.
+	exampleSource = "plone-small.fs"
+
+	root = "../.."
+)
+
+// scriptLine is a line that scripts/test runs itself, or that only brings a
+// clone.
+var scriptLine = regexp.MustCompile(`^(scripts/(demo|test|soak|bench)\b|git clone |cd )`)
+
+var postgres pgtest.Shared
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	postgres.Close()
+	os.Exit(code)
+}
+
+// build makes the programs that the pages and their setups use: zodb-convert
+// and the one that can be struck, zodb-convert-faults.
+func build(t *testing.T) (bin string) {
+	t.Helper()
+	bin = t.TempDir()
+	for name, tags := range map[string]string{"zodb-convert": "", "zodb-convert-faults": "faults"} {
+		out, err := exec.Command("go", "build", "-tags", tags, "-o", filepath.Join(bin, name), root+"/cmd/zodb-convert").CombinedOutput()
+		if err != nil {
+			t.Fatalf("go build: %v\n%s", err, out)
+		}
+	}
+	return bin
+}
+
+func pages(t *testing.T) []string {
+	t.Helper()
+	found, err := filepath.Glob(root + "/docs/*.md")
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no pages in docs/: %v", err)
+	}
+	return append([]string{root + "/README.md"}, found...)
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestWhatThePagesShowWorks(t *testing.T) {
+	bin := build(t)
+	for _, path := range pages(t) {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			found, err := blocks(read(t, path))
+			if err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			if len(found) == 0 {
+				return
+			}
+			newReader(t, path, bin).follow(found)
+		})
+	}
+}
+
+// reader is somebody who follows a page.
+type reader struct {
+	t         *testing.T
+	page, dir string
+	replace   *strings.Replacer
+	env       []string
+	output    string // of the block before
+}
+
+func newReader(t *testing.T, page, bin string) *reader {
+	server := postgres.Server(t)
+	dir := t.TempDir()
+	data, err := filepath.Abs(filepath.Join(root, "testdata"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const admin = "postgres"
+	server.Exec(t, server.DSN(admin), "DROP DATABASE IF EXISTS zodb_new WITH (FORCE)")
+	server.Exec(t, server.DSN(admin), "DROP ROLE IF EXISTS zodb")
+	r := &reader{t: t, page: page, dir: dir,
+		replace: strings.NewReplacer(
+			"sudo -u postgres ", "",
+			exampleData, filepath.Join(dir, "Data.fs"),
+			exampleDSN, server.DSNAs("zodb_new", "zodb")),
+		env: append(os.Environ(),
+			"PATH="+bin+":"+filepath.Dir(server.Tool("psql"))+":"+os.Getenv("PATH"),
+			"GOBIN="+filepath.Join(dir, "bin"), "TESTDATA="+data,
+			"PGHOST="+server.Dir(), "PGPORT="+strconv.Itoa(server.Port()), "PGUSER="+pgtest.Superuser),
+	}
+	r.write(filepath.Join(dir, "Data.fs"), read(t, filepath.Join(data, exampleSource)))
+	return r
+}
+
+func (r *reader) follow(found []block) {
+	r.t.Helper()
+	for _, b := range found {
+		text := r.replace.Replace(b.text)
+		where := r.dir
+		if b.inClone {
+			where = root
+		}
+		switch b.language {
+		case "setup":
+			r.runAt(b, where, text)
+		case "sh":
+			if b.tested != "" {
+				r.checkScripts(b)
+				continue
+			}
+			r.runAt(b, where, text)
+		case "sql":
+			name := filepath.Join(r.dir, "query.sql")
+			r.write(name, text)
+			r.runAt(b, r.dir, "psql -X -v ON_ERROR_STOP=1 -P pager=off -d zodb_new -f "+name)
+		case "toml":
+			name := b.file
+			if name == "" {
+				name = "migrate.toml"
+			}
+			r.write(filepath.Join(r.dir, name), text)
+		case "text":
+			if line := missingLines(b.text, r.output); line != "" {
+				r.t.Errorf("%s:%d: not printed: %s\nprinted was:\n%s", r.page, b.line, line, r.output)
+			}
+		}
+	}
+}
+
+// checkScripts makes sure that a block that others test holds nothing else.
+func (r *reader) checkScripts(b block) {
+	for line := range strings.Lines(b.text) {
+		command, _, _ := strings.Cut(strings.TrimSpace(line), "#")
+		if command == "" {
+			continue
+		}
+		if !scriptLine.MatchString(command) {
+			r.t.Errorf("%s:%d: %q is tested by nobody", r.page, b.line, command)
+		}
+		if strings.HasPrefix(command, "scripts/") {
+			if info, err := os.Stat(filepath.Join(root, strings.Fields(command)[0])); err != nil || info.Mode()&0o111 == 0 {
+				r.t.Errorf("%s:%d: %s is no program: %v", r.page, b.line, command, err)
+			}
+		}
+	}
+}
+
+func (r *reader) runAt(b block, where, text string) {
+	r.t.Helper()
+	if code := r.run(where, text); code != b.exit {
+		r.t.Fatalf("%s:%d: exit code %d instead of %d from\n%s\nprinted was:\n%s", r.page, b.line, code, b.exit, text, r.output)
+	}
+}
+
+// run keeps what was printed and returns the exit code.
+func (r *reader) run(where, script string) int {
+	r.t.Helper()
+	cmd := exec.CommandContext(r.t.Context(), "bash", "-eu", "-o", "pipefail", "-c", script)
+	cmd.Dir, cmd.Env = where, r.env
+	out, err := cmd.CombinedOutput()
+	r.output = string(out)
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		r.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+func (r *reader) write(name, text string) {
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestPagesLinkToWhatThereIs(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:\s]+)(#[^)\s]*)?\)`)
+	for _, path := range pages(t) {
+		for _, m := range link.FindAllStringSubmatch(read(t, path), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+				t.Errorf("%s: the link leads nowhere: %v", path, err)
+			}
+		}
+	}
+}
+
+// A page about errors is worth something only as long as the errors are those
+// of the tool.
+func TestMessagesInTroubleshootingAreTheTools(t *testing.T) {
+	source := stringsOfTheSource(t)
+	messages := 0
+	for i, line := range strings.Split(read(t, root+"/docs/troubleshooting.md"), "\n") {
+		heading, ok := strings.CutPrefix(line, "### `")
+		if !ok {
+			continue
+		}
+		messages++
+		for part := range strings.SplitSeq(strings.TrimRight(heading, "` "), "…") {
+			if part = strings.TrimSpace(part); part != "" && !strings.Contains(source, part) {
+				t.Errorf("docs/troubleshooting.md:%d: no message of the tool holds %q", i+1, part)
+			}
+		}
+	}
+	if messages < 10 {
+		t.Errorf("only %d messages are explained", messages)
+	}
+}
+
+// stringsOfTheSource gives the string constants of the product, one a line;
+// those that are joined with + count as one.
+func stringsOfTheSource(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name := d.Name(); d.IsDir() && strings.HasPrefix(name, ".") && path != root {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if e, ok := n.(ast.Expr); ok {
+				if s, ok := constant(e); ok {
+					all.WriteString(s + "\n")
+					return false
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
+
+// constant gives the text of a string literal or of a sum of them.
+func constant(e ast.Expr) (string, bool) {
+	switch e := e.(type) {
+	case *ast.BasicLit:
+		if e.Kind != token.STRING {
+			return "", false
+		}
+		s, err := strconv.Unquote(e.Value)
+		return s, err == nil
+	case *ast.BinaryExpr:
+		x, okX := constant(e.X)
+		y, okY := constant(e.Y)
+		return x + y, e.Op == token.ADD && okX && okY
+	}
+	return "", false
+}
