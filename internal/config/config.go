@@ -200,7 +200,7 @@ func (r *reader) inFileOrder(parent []string) []string {
 
 func (r *reader) unknownTop(key string, value toml.Primitive) error {
 	line := r.line(value)
-	if r.meta.Type(key) != "Hash" {
+	if _, ok := r.table(value); !ok {
 		return r.fail(line, fmt.Sprintf("the key %q stands outside of a section", key), "put it under [source] or [destination]")
 	}
 	return r.fail(line, fmt.Sprintf("unknown section [%s]", key), suggest(key, sectionNames, "[source] and [destination]"))
@@ -208,12 +208,9 @@ func (r *reader) unknownTop(key string, value toml.Primitive) error {
 
 // section reads one section by the description of its type.
 func (r *reader) section(name string, value toml.Primitive) error {
-	if r.meta.Type(name) != "Hash" {
+	values, ok := r.table(value)
+	if !ok {
 		return r.fail(r.line(value), fmt.Sprintf("%s is not a section", name), fmt.Sprintf("write [%s] on a line of its own", name))
-	}
-	var values map[string]toml.Primitive
-	if err := r.meta.PrimitiveDecode(value, &values); err != nil {
-		return syntaxError(r.path, err)
 	}
 	keys, err := r.keysOf(name, value, values)
 	if err != nil {
@@ -233,6 +230,14 @@ func (r *reader) section(name string, value toml.Primitive) error {
 		}
 	}
 	return nil
+}
+
+// table gives the keys of a value that is a table. For one that is not, the
+// library leaves the map nil without an error.
+func (r *reader) table(value toml.Primitive) (map[string]toml.Primitive, bool) {
+	var values map[string]toml.Primitive
+	err := r.meta.PrimitiveDecode(value, &values)
+	return values, err == nil && values != nil
 }
 
 // keysOf gives the keys that the section takes, by its type.
