@@ -8,6 +8,8 @@
 //	toml     is written to the file that the comment before it names, or else
 //	         to migrate.toml
 //	sql      runs with psql in the database zodb_new
+//	xml      is a site's configuration (ZConfig): the real ZODB opens it and
+//	         reads the root object; needs what scripts/setup installs
 //	text     has to be, line by line, in what the block before it printed; …
 //	         stands for anything
 //	mermaid  is a drawing and is not run
@@ -57,7 +59,7 @@ var (
 	exitCode  = regexp.MustCompile(`^exit: (\d+)$`)
 	fileName  = regexp.MustCompile(`^file: ([\w.-]+)$`)
 	testedBy  = regexp.MustCompile(`^tested: (.+)$`)
-	languages = map[string]bool{"sh": true, "toml": true, "sql": true, "text": true, "mermaid": true}
+	languages = map[string]bool{"sh": true, "toml": true, "sql": true, "xml": true, "text": true, "mermaid": true}
 )
 
 // blocks finds the blocks of a page.
