@@ -22,12 +22,17 @@ check_staticcheck() {
     checked staticcheck -tags faults ./...
 }
 
-# run_suite [FLAG ...] runs all tests, those of the kills included: their
-# counts are in the environment.
+# run_suite [FLAG ...] runs all tests; how many kills and server stops there are
+# is in the environment.
 run_suite() {
     go_test -count=1 -timeout 30m "$@" ./...
-    # Packages that have tests only in the build that can be struck.
-    go_test -count=1 -timeout 30m "$@" -tags faults ./internal/fault/...
+    # Those that need the build that can be struck.
+    go_test -count=1 -timeout 30m "$@" -tags faults ./e2e/... ./internal/fault/...
+}
+
+# run_kills KILLS STOPS runs the tests that strike, with more strikes.
+run_kills() {
+    ZODB_CONVERT_KILLS=$1 ZODB_CONVERT_STOPS=$2 go_test -count=1 -timeout 12h -tags faults ./e2e/...
 }
 
 # convert_to DATABASE DATA HISTORY writes migrate-DATABASE.toml and converts
@@ -48,3 +53,39 @@ history-preserving = $history
 TOML
     zodb-convert -q -w 2 "$config"
 }
+
+# fuzz_all TIME runs every fuzz target for a time. What is found lands in the
+# target's testdata/fuzz, where every later test run tries it again.
+fuzz_all() {
+    local file target line
+    while IFS=: read -r file line; do
+        target=$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' <<<"$line")
+        echo "-- $target in $(dirname "$file")"
+        checked fuzz_one "$1" "$target" "./$(dirname "$file")"
+    done < <(grep -rE '^func Fuzz[A-Za-z0-9_]*\(' --include='*_test.go' --exclude-dir='.*' . | sed 's|^\./||')
+}
+
+fuzz_one() {
+    local log=$SCRATCH/fuzz.log
+    if go test -run '^$' -fuzz "^$2\$" -fuzztime "$1" -timeout 0 "$3" >"$log" 2>&1; then
+        grep -E '^fuzz: elapsed' "$log" | tail -1
+        # Without a line of progress the target did not run.
+        grep -qE '^fuzz: elapsed' "$log"
+        return
+    fi
+    cat "$log"
+    return 1
+}
+
+# run_demo runs the demonstration as a newcomer does, and makes sure that it
+# leaves no server behind.
+run_demo() {
+    local before after
+    before=$(servers)
+    scripts/demo
+    after=$(servers)
+    [ "$before" = "$after" ] || { echo "servers before: $before, after: $after"; return 1; }
+}
+
+# servers counts the servers that throwaway folders have.
+servers() { grep -lsE '/tmp/zodb-convert\.' /proc/[0-9]*/cmdline | wc -l; }
