@@ -51,7 +51,7 @@ func (b *bar) start(s Status) {
 	}
 	b.shown = progressbar.NewOptions64(total,
 		progressbar.OptionSetWriter(b.out),
-		progressbar.OptionSetWidth(barWidth),
+		progressbar.OptionSetWidth(min(barWidth, max(b.width()-besideBar, 1))),
 		progressbar.OptionSetTheme(progressbar.ThemeASCII),
 		progressbar.OptionShowDescriptionAtLineEnd(),
 		progressbar.OptionSetPredictTime(false),

@@ -44,8 +44,8 @@ type StatusLine struct {
 	EarlierBytes   int64      `json:"earlier_bytes" doc:"part of bytes that an earlier, interrupted start did"`
 	Objects        int64      `json:"objects" doc:"objects and older revisions written so far"`
 	Rejected       int64      `json:"rejected" doc:"records rejected so far"`
-	BytesPerSecond float64    `json:"bytes_per_second" doc:"smoothed"`
-	ObjectsPerSec  float64    `json:"objects_per_second" doc:"smoothed"`
+	BytesPerSecond int64      `json:"bytes_per_second" doc:"smoothed"`
+	ObjectsPerSec  int64      `json:"objects_per_second" doc:"smoothed"`
 	SecondsLeft    *float64   `json:"seconds_left" doc:"null while it is not known"`
 	Steps          []StepTime `json:"steps" doc:"steps that are running"`
 }
@@ -156,7 +156,7 @@ func (j *JSON) status(event string, s Status) {
 		Head: head(event, s.Now), Phase: string(s.Phase),
 		Bytes: s.Done, TotalBytes: s.Total, EarlierBytes: s.Earlier,
 		Objects: s.Objects, Rejected: s.Rejected,
-		BytesPerSecond: s.ByteRate, ObjectsPerSec: s.ObjectRate,
+		BytesPerSecond: int64(s.ByteRate + 0.5), ObjectsPerSec: int64(s.ObjectRate + 0.5),
 		Steps: []StepTime{},
 	}
 	if !s.Since.IsZero() {

@@ -33,6 +33,7 @@ type meter struct {
 	sampledObjects int64
 	counting       bool // a progress event has come: the counters mean something
 	bytes, items   rate
+	end            forecast
 }
 
 func (m *meter) start(ev pipeline.Event) {
@@ -70,6 +71,9 @@ func (m *meter) sample(now time.Time) {
 	m.bytes.add(float64(m.done-m.sampledBytes)/took.Seconds(), took)
 	m.items.add(float64(m.objects-m.sampledObjects)/took.Seconds(), took)
 	m.sampled, m.sampledBytes, m.sampledObjects = now, m.done, m.objects
+	if speed := m.bytes.value(); m.total > 0 && speed > 0 && now.Sub(m.since) >= leftAfter {
+		m.end.see(now, float64(m.total-m.done)/speed, took)
+	}
 }
 
 func (m *meter) status(now time.Time) Status {
@@ -78,30 +82,57 @@ func (m *meter) status(now time.Time) Status {
 		Done: m.done, Total: m.total, Earlier: m.earlier,
 		Objects: m.objects, Rejected: m.rejected,
 		ByteRate: m.bytes.value(), ObjectRate: m.items.value(),
-		Left:  -1,
+		Left:  m.end.left(now),
 		Steps: slices.Clone(m.steps),
-	}
-	if rest := m.total - m.done; m.total > 0 && s.ByteRate > 0 && now.Sub(m.since) >= leftAfter {
-		s.Left = roundLeft(float64(rest) / s.ByteRate)
 	}
 	return s
 }
 
-// roundLeft gives the seconds left in steps that grow with them: nobody can
-// tell hours to the second.
-func roundLeft(seconds float64) time.Duration {
-	step := 5 * time.Minute
-	switch {
-	case seconds < 60:
-		step = time.Second
-	case seconds < 10*60:
-		step = 10 * time.Second
-	case seconds < 2*3600:
-		step = time.Minute
-	case seconds > 1000*24*3600: // a crawl: beyond what a Duration is asked to hold
+// forecast is the moment at which a phase is expected to end. It is smoothed
+// once more: what people read is a clock that counts down, and an error of the
+// rate is multiplied by everything that is left.
+type forecast struct {
+	at    time.Time // zero: not known yet
+	shown time.Duration
+}
+
+// crawl is beyond what anybody waits for, and what a Duration could overflow at.
+const crawl = 1000 * 24 * 3600
+
+func (f *forecast) see(now time.Time, seconds float64, took time.Duration) {
+	if seconds > crawl {
+		*f = forecast{}
+		return
+	}
+	at := now.Add(time.Duration(seconds * float64(time.Second)))
+	if f.at.IsZero() {
+		f.at = at
+		return
+	}
+	move := 1 - math.Exp(-took.Seconds()/smoothing.Seconds())
+	f.at = f.at.Add(time.Duration(move * float64(at.Sub(f.at))))
+}
+
+// left gives the time left in steps that grow with it: nobody can tell hours
+// to the second. A value just above the last one shown is not worth a change.
+func (f *forecast) left(now time.Time) time.Duration {
+	if f.at.IsZero() {
 		return -1
 	}
-	return (time.Duration(seconds * float64(time.Second))).Round(step)
+	d := max(f.at.Sub(now), 0)
+	step := 5 * time.Minute
+	switch {
+	case d < time.Minute:
+		step = time.Second
+	case d < 10*time.Minute:
+		step = 10 * time.Second
+	case d < 2*time.Hour:
+		step = time.Minute
+	}
+	if d <= f.shown || d > f.shown+step {
+		f.shown = (d + step - 1).Truncate(step)
+	}
+	return f.shown
 }
 
 // rate is an exponentially weighted mean over the time. The weight corrects the

@@ -62,20 +62,17 @@ func (s *Summary) title() string {
 	case DryRun:
 		return fmt.Sprintf("Dry run: %s was read and decoded, nothing was written to %s.", from, to)
 	case Rejected:
-		return fmt.Sprintf("Not finished: %s of %s rejected. %s is incomplete.",
-			were(r.Totals.Rejected, "record"), from, to)
+		verb := "were"
+		if r.Totals.Rejected == 1 {
+			verb = "was"
+		}
+		return fmt.Sprintf("Not finished: %s of %s %s rejected. %s is incomplete.",
+			Plural(r.Totals.Rejected, "record"), from, verb, to)
 	}
 	if r.Totals.Rejected > 0 {
 		return fmt.Sprintf("Done: %s is in %s, but for %s.", from, to, Plural(r.Totals.Rejected, "rejected record"))
 	}
 	return fmt.Sprintf("Done: %s is in %s.", from, to)
-}
-
-func were(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun + " was"
-	}
-	return Count(n) + " " + noun + "s were"
 }
 
 // row writes one line of the table.

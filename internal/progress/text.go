@@ -115,7 +115,7 @@ func (t *Text) Report(s Status) {
 		fmt.Fprintf(&b, "  rate      %s/s, %s objects/s\n", Bytes(int64(s.ByteRate)), Count(int64(s.ObjectRate)))
 		left := "not known yet"
 		if s.Left >= 0 {
-			left = "about " + Duration(s.Left)
+			left = "about " + leftText(s.Left)
 		}
 		fmt.Fprintf(&b, "  left      %s\n", left)
 	}
@@ -183,9 +183,17 @@ func rates(s Status) string {
 		text += fmt.Sprintf("  %s rejected", Count(s.Rejected))
 	}
 	if s.Left >= 0 {
-		text += fmt.Sprintf("  %s left", Duration(s.Left))
+		text += fmt.Sprintf("  %s left", leftText(s.Left))
 	}
 	return text
+}
+
+// leftText is Duration without fractions, which a forecast has not.
+func leftText(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.0fs", d.Seconds())
+	}
+	return Duration(d)
 }
 
 // percent never says 100 % before everything is done.
