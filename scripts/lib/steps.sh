@@ -27,7 +27,7 @@ checked() {
 go_test() {
     local status=0
     # -p 2: the packages' servers and builds share few cores.
-    go test -json -p 2 "$@" | "$PYTHON" "$ROOT/scripts/lib/tally.py" "$SCRATCH/tally" || status=$?
+    go test -json -p 2 "$@" | "$ZODB_PYTHON" "$ROOT/scripts/lib/tally.py" "$SCRATCH/tally" || status=$?
     read -r -a tally <"$SCRATCH/tally"
     count "${tally[@]}"
     # A run that ended badly without a test to blame is a failure of its own.
