@@ -42,11 +42,12 @@ const (
 // key, value. 16 bytes without a pointer: a document of a million values costs
 // one allocation, none when the document is used again.
 type jsonNode struct {
-	kind  jsonKind
-	owned bool   // the text was unescaped into document.text
-	off   uint32 // where the text of a string or number begins
-	size  uint32 // bytes of text; elements of an array; members of an object
-	span  uint32 // nodes that the value takes, itself included
+	kind     jsonKind
+	owned    bool   // the text was unescaped into document.text
+	resolved bool   // a string that {"@ns": ...} stood for
+	off      uint32 // where the text of a string or number begins
+	size     uint32 // bytes of text; elements of an array; members of an object
+	span     uint32 // nodes that the value takes, itself included
 }
 
 // document is a parsed JSON text.
@@ -433,7 +434,7 @@ func (d *document) dedupe(at int, size uint32) uint32 {
 // resolveString puts the string that {"@ns": text} stands for in its place.
 func (d *document) resolveString(at int) error {
 	value := &d.nodes[at+2]
-	if value.kind != jsonString {
+	if value.kind != jsonString || value.resolved {
 		return errors.New("@ns without a string")
 	}
 	out := len(d.text)
@@ -444,7 +445,8 @@ func (d *document) resolveString(at int) error {
 	if !utf8.Valid(d.text[out:]) {
 		return errors.New("@ns does not decode to UTF-8")
 	}
-	d.nodes[at] = jsonNode{kind: jsonString, owned: true, off: uint32(out), size: uint32(len(d.text) - out), span: 1}
+	d.nodes[at] = jsonNode{kind: jsonString, owned: true, resolved: true,
+		off: uint32(out), size: uint32(len(d.text) - out), span: 1}
 	d.nodes = d.nodes[:at+1]
 	return nil
 }
