@@ -68,6 +68,27 @@ var storages = map[string][]storage{
 	}},
 }
 
+// KeyDoc describes a key for the reference.
+type KeyDoc struct {
+	Section, Type, Key, Value, Doc string
+	Required                       bool
+	Unused                         string // why it has no effect, or ""
+}
+
+// Keys lists every key that a configuration may hold.
+func Keys() []KeyDoc {
+	var docs []KeyDoc
+	for _, section := range sectionNames {
+		for _, s := range storages[section] {
+			docs = append(docs, KeyDoc{Section: section, Type: s.name, Key: "type", Value: fmt.Sprintf("%q", s.name), Doc: "the kind of storage", Required: true})
+			for _, k := range s.keys {
+				docs = append(docs, KeyDoc{Section: section, Type: s.name, Key: k.name, Value: k.value, Doc: k.doc, Required: k.required, Unused: k.unused})
+			}
+		}
+	}
+	return docs
+}
+
 func textInto(set func(*Config, string)) func(*reader, string, string, toml.Primitive) error {
 	return func(r *reader, section, name string, value toml.Primitive) error {
 		s, err := r.text(section, name, value)
