@@ -33,7 +33,7 @@
 //	-->
 //
 // In troubleshooting.md each heading that is a code span is a message of the
-// tool, with … for what differs: its fixed parts have to be in the source.
+// tool, with … for a name or a number, and has to be in the source.
 package doctest
 
 import (
