@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/internal/config"
@@ -326,15 +325,13 @@ func (a *app) confirmClear(ctx context.Context, o *convertOptions, dst dest.Dest
 		a.printer().Note(time.Now(), sentence)
 		return nil
 	}
-	if a.output.logFormat == "json" || !term.IsTerminal(int(a.stdin.Fd())) || !term.IsTerminal(int(a.stderr.Fd())) {
+	text, err := a.ask(ctx, sentence+".\nType yes to empty it: ")
+	switch {
+	case errors.Is(err, errNobody):
 		return usage(sentence, "nobody can be asked here: say --yes if that is meant")
-	}
-	fmt.Fprintf(a.stderr, "%s.\nType yes to empty it: ", sentence)
-	text, err := answer(ctx, a.stdin)
-	if ctx.Err() != nil {
+	case ctx.Err() != nil:
 		return ctx.Err()
-	}
-	if err != nil || text != "yes" {
+	case err != nil || text != "yes":
 		return &failure{err: errors.New("not confirmed"), hints: []string{"nothing was changed"}}
 	}
 	return nil
