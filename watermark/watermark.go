@@ -1,0 +1,390 @@
+// Package watermark keeps in PostgreSQL what a run has durably done and who may
+// go on with it.
+//
+// Four tables live in the schema of the database that is being filled, from the
+// first statement of a run until it succeeds or is undone:
+//
+//   - zodb_convert_run: one row, the record of the run. Creating the table
+//     decides between two runs that start at once.
+//   - zodb_convert_chunk: a row per range of the source that is written. It is
+//     inserted by the transaction that writes the rows, so that there are both
+//     or neither.
+//   - zodb_convert_reject: the records that could not be written.
+//   - zodb_convert_step: the finishing steps that are done.
+//
+// # Fencing
+//
+// A backend outlives its client: after a kill it may still commit a chunk or
+// finish an index. So every writing transaction begins with Fence, which locks
+// the run's row FOR SHARE and fails unless the generation is still the
+// transaction's own. A resume raises the generation by UPDATE, which waits for
+// every transaction that holds the lock; after it no earlier one can begin, and
+// only then it reads what is done. Nothing relies on the state of a session:
+// locks of a session die with a reconnect and mean nothing behind a pooler that
+// shares out transactions.
+//
+// Whether the earlier run is alive is told by its control connection, an idle
+// one that every run keeps open and that is recognised by its
+// application_name. A wrong guess is harmless: the earlier run is fenced out.
+package watermark
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// Querier is a connection or a transaction.
+type Querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Names of the tables, without schema.
+const (
+	RunTable    = "zodb_convert_run"
+	ChunkTable  = "zodb_convert_chunk"
+	RejectTable = "zodb_convert_reject"
+	StepTable   = "zodb_convert_step"
+)
+
+// Tables are the tables of a run, qualified and quoted.
+type Tables struct {
+	Run, Chunk, Reject, Step string
+}
+
+// In returns the tables in a schema.
+func In(schema string) Tables {
+	name := func(table string) string { return pgx.Identifier{schema, table}.Sanitize() }
+	return Tables{Run: name(RunTable), Chunk: name(ChunkTable), Reject: name(RejectTable), Step: name(StepTable)}
+}
+
+// Record is a run as it is kept.
+type Record struct {
+	dest.Run
+	// Restore is the destination's own note on how to undo what it did to the
+	// schema.
+	Restore json.RawMessage
+	// MaxOID is the highest oid of the source, or of a reference in it, so far.
+	MaxOID int64
+}
+
+// Kind tells the ranges of the load from those of catching up.
+type Kind string
+
+const (
+	Load   Kind = "load"
+	Follow Kind = "follow"
+)
+
+// Create makes the tables and inserts the run. Of two runs that do so at once
+// one gets an error that Exists recognises.
+func (t Tables) Create(ctx context.Context, q Querier, r *Record) error {
+	// json, not jsonb: it keeps what a class name may hold, NUL included.
+	for _, sql := range []string{
+		`CREATE TABLE ` + t.Run + ` (
+			one        boolean PRIMARY KEY DEFAULT true CHECK (one),
+			id         text NOT NULL,
+			generation bigint NOT NULL,
+			phase      text NOT NULL,
+			source     json NOT NULL,
+			options    json NOT NULL,
+			tool       text NOT NULL,
+			host       text NOT NULL,
+			pid        integer NOT NULL,
+			started    timestamptz NOT NULL DEFAULT clock_timestamp(),
+			claimed    timestamptz NOT NULL DEFAULT clock_timestamp(),
+			max_oid    bigint NOT NULL,
+			restore    json NOT NULL)`,
+		`CREATE TABLE ` + t.Chunk + ` (
+			kind      text NOT NULL,
+			range_from bigint NOT NULL,
+			range_to  bigint NOT NULL,
+			max_oid   bigint NOT NULL,
+			result    json NOT NULL,
+			PRIMARY KEY (kind, range_from))`,
+		// A record stands at one position of the source; only catching up can see
+		// it again, after the run that rejected it has succeeded.
+		`CREATE TABLE ` + t.Reject + ` (
+			pos    bigint PRIMARY KEY,
+			oid    bigint NOT NULL,
+			tid    bigint NOT NULL,
+			class  text NOT NULL,
+			reason text NOT NULL,
+			data   bytea)`,
+		`CREATE TABLE ` + t.Step + ` (
+			name text PRIMARY KEY,
+			done timestamptz NOT NULL DEFAULT clock_timestamp(),
+			took interval NOT NULL)`,
+	} {
+		if _, err := q.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("create the tables of the run: %w", err)
+		}
+	}
+	return t.insert(ctx, q, r)
+}
+
+func (t Tables) insert(ctx context.Context, q Querier, r *Record) error {
+	src, err := json.Marshal(r.Source)
+	if err != nil {
+		return fmt.Errorf("record the run's source: %w", err)
+	}
+	opts, err := json.Marshal(r.Options)
+	if err != nil {
+		return fmt.Errorf("record the run's options: %w", err)
+	}
+	err = q.QueryRow(ctx, `INSERT INTO `+t.Run+` (id, generation, phase, source, options, tool, host, pid, max_oid, restore)
+		VALUES ($1::text, $2::int8, $3::text, $4::text::json, $5::text::json, $6::text, $7::text, $8::int4, $9::int8, $10::text::json)
+		RETURNING started, claimed`,
+		r.ID, r.Generation, string(r.Phase), string(src), string(opts), r.Tool, r.Host, int32(r.PID), r.MaxOID, string(r.Restore),
+	).Scan(&r.Started, &r.Claimed)
+	if err != nil {
+		return fmt.Errorf("record the run: %w", err)
+	}
+	return nil
+}
+
+// SetRestore replaces the destination's note.
+func (t Tables) SetRestore(ctx context.Context, q Querier, note json.RawMessage) error {
+	if _, err := q.Exec(ctx, `UPDATE `+t.Run+` SET restore = $1::text::json`, string(note)); err != nil {
+		return fmt.Errorf("record how to put the schema back: %w", err)
+	}
+	return nil
+}
+
+// Exists tells whether an error of Create means that another run was first.
+func Exists(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "42P07" || pg.Code == "23505" || pg.Code == "42710")
+}
+
+// Present tells whether there is a run in a schema.
+func (t Tables) Present(ctx context.Context, q Querier) (bool, error) {
+	var present bool
+	if err := q.QueryRow(ctx, `SELECT to_regclass($1::text) IS NOT NULL`, t.Run).Scan(&present); err != nil {
+		return false, fmt.Errorf("look for a run: %w", err)
+	}
+	return present, nil
+}
+
+// Read returns the run with what it has done. It returns nil if there is none.
+func (t Tables) Read(ctx context.Context, q Querier) (*Record, error) {
+	present, err := t.Present(ctx, q)
+	if err != nil || !present {
+		return nil, err
+	}
+	r := new(Record)
+	var phase, src, opts, restore string
+	var pid int32
+	err = q.QueryRow(ctx, `SELECT id, generation, phase, source::text, options::text, tool, host, pid, started, claimed, max_oid, restore::text
+		FROM `+t.Run).Scan(&r.ID, &r.Generation, &phase, &src, &opts, &r.Tool, &r.Host, &pid, &r.Started, &r.Claimed, &r.MaxOID, &restore)
+	if err != nil {
+		return nil, fmt.Errorf("read the run's record: %w", err)
+	}
+	r.Phase, r.PID, r.Restore = dest.Phase(phase), int(pid), json.RawMessage(restore)
+	if err := json.Unmarshal([]byte(src), &r.Source); err != nil {
+		return nil, fmt.Errorf("read the run's source: %w", err)
+	}
+	if err := json.Unmarshal([]byte(opts), &r.Options); err != nil {
+		return nil, fmt.Errorf("read the run's options: %w", err)
+	}
+	return r, t.readDone(ctx, q, r)
+}
+
+// readDone adds up the chunks.
+func (t Tables) readDone(ctx context.Context, q Querier, r *Record) error {
+	rows, err := q.Query(ctx, `SELECT kind, range_from, range_to, max_oid, result::text FROM `+t.Chunk+` ORDER BY kind, range_from`)
+	if err != nil {
+		return fmt.Errorf("read what the run has done: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var kind, text string
+		var done source.Range
+		var maxOID int64
+		if err := rows.Scan(&kind, &done.From, &done.To, &maxOID, &text); err != nil {
+			return fmt.Errorf("read what the run has done: %w", err)
+		}
+		var result dest.Result
+		if err := json.Unmarshal([]byte(text), &result); err != nil {
+			return fmt.Errorf("read the result of chunk %d-%d: %w", done.From, done.To, err)
+		}
+		if Kind(kind) == Load {
+			r.Done = append(r.Done, done)
+		}
+		r.MaxOID = max(r.MaxOID, maxOID)
+		r.Totals.Add(&result)
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read what the run has done: %w", err)
+	}
+	return nil
+}
+
+// Chunk returns the result of a range if it is done, nil if not.
+func (t Tables) ChunkResult(ctx context.Context, q Querier, kind Kind, r source.Range) (*dest.Result, error) {
+	var to int64
+	var text string
+	err := q.QueryRow(ctx, `SELECT range_to, result::text FROM `+t.Chunk+` WHERE kind = $1::text AND range_from = $2::int8`,
+		string(kind), r.From).Scan(&to, &text)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look whether chunk %d-%d is done: %w", r.From, r.To, err)
+	}
+	if to != r.To {
+		return nil, fmt.Errorf("chunk %d-%d is recorded as %d-%d: the source is cut in another way than before", r.From, r.To, r.From, to)
+	}
+	result := new(dest.Result)
+	if err := json.Unmarshal([]byte(text), result); err != nil {
+		return nil, fmt.Errorf("read the result of chunk %d-%d: %w", r.From, r.To, err)
+	}
+	return result, nil
+}
+
+// ChunkSQL is the statement that notes a range as done, for the end of the
+// transaction that writes it.
+func (t Tables) ChunkSQL(kind Kind, r source.Range, maxOID int64, result *dest.Result) (string, error) {
+	text, err := json.Marshal(result)
+	if err != nil {
+		return "", fmt.Errorf("note chunk %d-%d: %w", r.From, r.To, err)
+	}
+	return fmt.Sprintf("INSERT INTO %s VALUES ('%s', %d, %d, %d, %s)", t.Chunk, kind, r.From, r.To, maxOID, Literal(string(text))), nil
+}
+
+// RejectColumns is what COPY takes for Tables.Reject.
+const RejectColumns = "(pos, oid, tid, class, reason, data)"
+
+// Rejects calls fn for every reject, oldest position first.
+func (t Tables) Rejects(ctx context.Context, q Querier, fn func(*dest.Reject) error) error {
+	rows, err := q.Query(ctx, `SELECT pos, oid, tid, class, reason, data FROM `+t.Reject+` ORDER BY pos`)
+	if err != nil {
+		return fmt.Errorf("read the rejects: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var r dest.Reject
+		var oid, tid int64
+		if err := rows.Scan(&r.Pos, &oid, &tid, &r.Class, &r.Reason, &r.Data); err != nil {
+			return fmt.Errorf("read the rejects: %w", err)
+		}
+		r.OID, r.TID = zodb.OID(oid), zodb.TID(tid)
+		if err := fn(&r); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read the rejects: %w", err)
+	}
+	return nil
+}
+
+// CountRejects tells how many there are and whether the root is among them.
+func (t Tables) CountRejects(ctx context.Context, q Querier) (n int64, root bool, err error) {
+	err = q.QueryRow(ctx, `SELECT count(*), coalesce(bool_or(oid = 0), false) FROM `+t.Reject).Scan(&n, &root)
+	if err != nil {
+		return 0, false, fmt.Errorf("count the rejects: %w", err)
+	}
+	return n, root, nil
+}
+
+// SetPhase moves the run on. It fails if the run was taken over.
+func (t Tables) SetPhase(ctx context.Context, q Querier, generation int64, p dest.Phase) error {
+	tag, err := q.Exec(ctx, `UPDATE `+t.Run+` SET phase = $1::text WHERE generation = $2::int8`, string(p), generation)
+	if err != nil {
+		return fmt.Errorf("record that the run is %s: %w", p, err)
+	}
+	if tag.RowsAffected() != 1 {
+		return ErrTakenOver
+	}
+	return nil
+}
+
+// Raise claims the run: it waits until no transaction of an earlier generation
+// is open and lets none begin. r is the run as it was read; it gets the new
+// generation. It fails if somebody else was faster.
+func (t Tables) Raise(ctx context.Context, q Querier, r *Record, tool, host string, pid int) error {
+	err := q.QueryRow(ctx, `UPDATE `+t.Run+` SET generation = generation + 1, tool = $1::text, host = $2::text, pid = $3::int4,
+		claimed = clock_timestamp() WHERE generation = $4::int8 AND id = $5::text RETURNING generation, claimed`,
+		tool, host, int32(pid), r.Generation, r.ID).Scan(&r.Generation, &r.Claimed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrTakenOver
+	}
+	if err != nil {
+		return fmt.Errorf("claim the run: %w", err)
+	}
+	r.Tool, r.Host, r.PID = tool, host, pid
+	return nil
+}
+
+// Drop removes the tables; they may be gone already.
+func (t Tables) Drop(ctx context.Context, q Querier) error {
+	_, err := q.Exec(ctx, `DROP TABLE IF EXISTS `+strings.Join([]string{t.Run, t.Chunk, t.Reject, t.Step}, ", "))
+	if err != nil {
+		return fmt.Errorf("drop the tables of the run: %w", err)
+	}
+	return nil
+}
+
+// StepSQL notes a finishing step as done.
+func (t Tables) StepSQL(name string, took time.Duration) string {
+	return fmt.Sprintf("INSERT INTO %s (name, took) VALUES (%s, interval '%d milliseconds')", t.Step, Literal(name), took.Milliseconds())
+}
+
+// StepsDone returns the names of the finishing steps that are done.
+func (t Tables) StepsDone(ctx context.Context, q Querier) (map[string]bool, error) {
+	rows, err := q.Query(ctx, `SELECT name FROM `+t.Step)
+	if err != nil {
+		return nil, fmt.Errorf("read which finishing steps are done: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read which finishing steps are done: %w", err)
+	}
+	done := make(map[string]bool, len(names))
+	for _, n := range names {
+		done[n] = true
+	}
+	return done, nil
+}
+
+// ErrTakenOver is what a run gets that another one has taken over, continued,
+// finished or undone.
+var ErrTakenOver = errors.New("another run has taken this one over")
+
+// takenOver is the SQLSTATE that Fence raises.
+const takenOver = "ZC001"
+
+// Fence is the statement that begins every writing transaction, behind BEGIN.
+// It needs no answer: where the generation is not the run's own any more, it
+// fails and the transaction with it, see TakenOver.
+func (t Tables) Fence(generation int64) string {
+	return fmt.Sprintf("DO $zodb_convert$ BEGIN PERFORM FROM %s WHERE generation = %d FOR SHARE; "+
+		"IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '%s', MESSAGE = 'taken over'; END IF; END $zodb_convert$",
+		t.Run, generation, takenOver)
+}
+
+// TakenOver tells whether an error means that Fence found another generation,
+// or no run at all.
+func (t Tables) TakenOver(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return errors.Is(err, ErrTakenOver)
+	}
+	return pg.Code == takenOver || pg.Code == "42P01" && strings.Contains(pg.Message, "zodb_convert_")
+}
+
+// Literal quotes a string for SQL that standard_conforming_strings reads.
+func Literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
