@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/klauspost/compress/zlib"
 
@@ -35,6 +36,7 @@ type dataInfo struct {
 	size       int64
 	compressed bool
 	blob       bool
+	hops       int // back pointers on the way
 }
 
 func (z *inflater) inspect(prefix []byte, size uint64) dataInfo {
@@ -58,6 +60,9 @@ const maxMemo = 1 << 15
 
 // target follows the back pointer of a record to its data.
 func (sc *scanner) target(r *rec, back uint64) (data dataInfo, err error) {
+	if back == 0 {
+		return dataInfo{}, nil
+	}
 	way := []int64{r.pos}
 	var found *dataInfo
 	end, err := follow(sc.w, sc.s.path, r, back, func(pos int64) bool {
@@ -83,8 +88,14 @@ func (sc *scanner) target(r *rec, back uint64) (data dataInfo, err error) {
 	if sc.chains == nil || len(sc.chains)+len(way) > maxMemo {
 		sc.chains = make(chainMemo)
 	}
-	for _, pos := range way {
+	// way holds the record and all targets with a back pointer; what is behind
+	// them took data.hops already.
+	for _, pos := range slices.Backward(way) {
+		data.hops++
 		sc.chains[pos] = data
+	}
+	if data.hops > maxHops {
+		return dataInfo{}, chainTooLong(sc.s.path, r)
 	}
 	return data, nil
 }
@@ -104,7 +115,7 @@ func follow(w *window, path string, r *rec, back uint64, visit func(pos int64) b
 			return rec{}, fail("which is not before the record itself")
 		}
 		if hop == maxHops {
-			return rec{}, fail("after %d others in a row", maxHops)
+			return rec{}, chainTooLong(path, r)
 		}
 		target, problem, err := readTarget(w, int64(back), from)
 		if err != nil {
@@ -129,6 +140,11 @@ func follow(w *window, path string, r *rec, back uint64, visit func(pos int64) b
 		from, back = target.pos, binary.BigEndian.Uint64(b[:])
 	}
 	return rec{}, nil
+}
+
+func chainTooLong(path string, r *rec) error {
+	return &source.DamageError{Path: path, Pos: r.pos, Hint: restoreHint,
+		Problem: fmt.Sprintf("the back pointer of oid %v, tid %v starts a chain of more than %d", r.oid, r.tid, maxHops)}
 }
 
 // readTarget reads the record header at pos, which something at from points to,

@@ -52,7 +52,9 @@
 // and DecodeFactor times its largest record for what decoding and writing need;
 // this is what it acquires from the Budget. The table of places takes 40 bytes
 // per quarter of a megabyte (16 MB for 100 GB), the set of seen oids a bit or so
-// for each oid that ZODB allocated in sequence (Info.SeenBytes).
+// for each oid that ZODB allocated in sequence and 20 to 40 bytes for each that
+// was scattered over all numbers (Info.SeenBytes); while it grows, half as much
+// again.
 package filestorage
 
 import (

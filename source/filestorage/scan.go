@@ -32,6 +32,7 @@ type scan struct {
 	info source.Info
 	sum  hash.Hash
 	oids *oidSet
+	lost bool // a Read that did not come to its end has left oids incomplete
 
 	cuts []cut // closed ranges
 	open cut   // the last, growing one; empty if open.units == 0
@@ -80,7 +81,7 @@ func (s *Source) Scan(ctx context.Context, until int64, progress func(done, tota
 	if until != 0 && (until < firstPos || size < until && (size != 0 || until != firstPos)) {
 		return nil, &ChangedError{s.path, until, fmt.Sprintf("it has only %d bytes", size)}
 	}
-	if s.scan == nil || s.scan.broken || until != 0 && s.scan.end > until {
+	if s.scan == nil || s.scan.broken || s.scan.lost || until != 0 && s.scan.end > until {
 		s.scan = newScan()
 	}
 	limit := size
