@@ -105,13 +105,6 @@ func (a *app) columns() int {
 	return 80
 }
 
-// interrupted tells that a signal was heard.
-func (a *app) interrupted(name string) {
-	if a.output.logFormat != "json" && !a.output.quiet {
-		fmt.Fprintf(a.stderr, "\nzodb-convert: %s: finishing what is under way; once more to stop at once\n", name)
-	}
-}
-
 // exitCode ends the command with a code; everything has been said.
 type exitCode int
 

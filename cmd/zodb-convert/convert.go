@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -176,10 +175,15 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 		display.Event(ev)
 	}
 	c.signals.onReport(display.Report)
+	c.signals.onStop(func(name string) {
+		display.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(),
+			Text: name + ": finishing what is under way; once more to stop at once"})
+	})
 	c.tellUnused(display)
 	started := time.Now()
 	report, err := convert(ctx, c.opts)
 	c.signals.onReport(nil)
+	c.signals.onStop(nil)
 	display.Close()
 
 	summary := &progress.Summary{
@@ -398,5 +402,5 @@ func isRejectsFile(path string) bool {
 	var line pipeline.RejectLine
 	d := json.NewDecoder(in)
 	d.DisallowUnknownFields()
-	return d.Decode(&line) == nil && line.OID != "" && !bytes.Equal(line.Pickle, nil)
+	return d.Decode(&line) == nil && line.OID != "" && line.TID != ""
 }

@@ -22,7 +22,7 @@ func main() {
 		getenv: os.LookupEnv, version: version(),
 	}
 	// Before anything else: SIGUSR1 must not end the process.
-	ctx, signals := watchSignals(context.Background(), a.interrupted)
+	ctx, signals := watchSignals(context.Background())
 	a.signals = signals
 	os.Exit(a.run(ctx, os.Args[1:]))
 }

@@ -14,12 +14,13 @@ import (
 type signals struct {
 	mu     sync.Mutex
 	report func()
+	stop   func(name string)
 }
 
 // watchSignals returns a context that the first SIGINT, SIGTERM or SIGHUP
-// cancels, after telling heard its name. The goroutine lives as long as the
-// process, because a signal may come at any time.
-func watchSignals(parent context.Context, heard func(name string)) (context.Context, *signals) {
+// cancels. The goroutine lives as long as the process, because a signal may
+// come at any time.
+func watchSignals(parent context.Context) (context.Context, *signals) {
 	ctx, cancel := context.WithCancel(parent)
 	s := &signals{}
 	stop := make(chan os.Signal, 2)
@@ -38,7 +39,7 @@ func watchSignals(parent context.Context, heard func(name string)) (context.Cont
 					os.Exit(exitInterrupted)
 				}
 				cancel()
-				heard(signalName(sig))
+				s.tellStop(signalName(sig))
 			case <-ask:
 				s.askReport()
 			}
@@ -60,6 +61,21 @@ func (s *signals) askReport() {
 	defer s.mu.Unlock()
 	if s.report != nil {
 		s.report()
+	}
+}
+
+// onStop says who is told of the first interruption, by its name.
+func (s *signals) onStop(f func(name string)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop = f
+}
+
+func (s *signals) tellStop(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stop != nil {
+		s.stop(name)
 	}
 }
 

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/config"
+	"github.com/zodb-convert/zodb-convert/internal/progress"
+	"github.com/zodb-convert/zodb-convert/pipeline"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+func TestErrorsBecomeASentenceHintsAndACode(t *testing.T) {
+	a := &app{}
+	a.keepSecret("host=h user=u password='hunter 2' dbname=d")
+	for _, c := range []struct {
+		name string
+		err  error
+		want *progress.Problem
+	}{
+		{"usage", usage("no", "do this"), &progress.Problem{ExitCode: 2, Message: "no", Hints: []string{"do this"}}},
+		{"configuration", &config.Error{Path: "c.toml", Line: 3, Reason: "bad key", Hint: "good key"},
+			&progress.Problem{ExitCode: 2, Message: "c.toml:3: bad key", Hints: []string{"good key"}}},
+		{"refusal within other errors", fmt.Errorf("look at it: %w", &dest.RefusedError{Reason: "not empty", Hint: "empty it"}),
+			&progress.Problem{ExitCode: 1, Message: "look at it: not empty", Hints: []string{"empty it"}}},
+		{"damage", &failure{err: &source.DamageError{Path: "Data.fs", Pos: 4, Problem: "bad length", Hint: "use fsrecover"}, hints: []string{"more"}},
+			&progress.Problem{ExitCode: 1, Message: "Data.fs: damaged at offset 4: bad length; no good transaction before it", Hints: []string{"use fsrecover", "more"}}},
+		{"interrupted", &failure{err: fmt.Errorf("load: %w", context.Canceled), hints: []string{"go on"}},
+			&progress.Problem{ExitCode: 130, Message: "interrupted", Hints: []string{"go on"}}},
+		{"several lines", errors.New("failed to connect to `user=u`:\n\t1.2.3.4:5432: refused\n\t[::1]:5432: refused"),
+			&progress.Problem{ExitCode: 1, Message: "failed to connect to `user=u`: 1.2.3.4:5432: refused; [::1]:5432: refused"}},
+		{"secret", errors.New("server said hunter 2"), &progress.Problem{ExitCode: 1, Message: "server said xxxxx"}},
+		{"secret in a hint", usage("no", "hunter 2"), &progress.Problem{ExitCode: 2, Message: "no", Hints: []string{"xxxxx"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if d := cmp.Diff(c.want, a.problem(c.err)); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestQuoteGivesWhatAShellReads(t *testing.T) {
+	for word, want := range map[string]string{
+		"migrate.toml": "migrate.toml", "a b.toml": "'a b.toml'", "it's": `'it'\''s'`, "": "''", "$HOME": "'$HOME'", "größe": "'größe'",
+	} {
+		if got := quote(word); got != want {
+			t.Errorf("quote(%q) = %s, want %s", word, got, want)
+		}
+	}
+}
+
+func TestSizeTextIsWhatParseSizeReads(t *testing.T) {
+	for n, want := range map[int64]string{256 << 20: "256MB", 1 << 30: "1GB", 1536 << 20: "1536MB", 1000: "1000", 1 << 10: "1KB", 0: "0"} {
+		if got := sizeText(n); got != want {
+			t.Errorf("sizeText(%d) = %s, want %s", n, got, want)
+		}
+		if back, err := config.ParseSize(sizeText(n)); err != nil || back != n {
+			t.Errorf("ParseSize(sizeText(%d)) = %d, %v", n, back, err)
+		}
+	}
+}
+
+// outcome runs a conversion that ends as given, and returns exit code and
+// stderr.
+func outcome(t *testing.T, o convertOptions, reached pipeline.Phase, report *pipeline.Report, end error) (int, string) {
+	t.Helper()
+	out, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	a := &app{stderr: out, getenv: os.LookupEnv, signals: &signals{}}
+	o.config = "migrate.toml"
+	c := &conversion{app: a, options: &o, config: &config.Config{}, opts: pipeline.Options{
+		Workers: 8, Memory: pipeline.DefaultMemory, Incremental: o.incremental, DryRun: o.dryRun, Rejects: o.rejects}}
+	err = c.run(t.Context(), func(_ context.Context, opts pipeline.Options) (*pipeline.Report, error) {
+		opts.Progress(pipeline.Event{Kind: pipeline.PhaseStarted, Phase: reached})
+		return report, end
+	})
+	code := exitDone
+	var done exitCode
+	switch {
+	case errors.As(err, &done):
+		code = int(done)
+	case err != nil:
+		p := a.problem(err)
+		a.printer().Problem(p)
+		code = p.ExitCode
+	}
+	text, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code, string(text)
+}
+
+func TestEveryEndSaysWhatToDoNext(t *testing.T) {
+	rejected := &dest.RejectedError{Count: 3}
+	grown := source.Growth{Transactions: 17, Since: zodb.TIDAt(zodb.TID(0x03f8654c26666666).Time())}
+	for _, c := range []struct {
+		name    string
+		options convertOptions
+		reached pipeline.Phase
+		report  pipeline.Report
+		err     error
+		code    int
+		want    []string
+		not     string
+	}{
+		{name: "done", reached: pipeline.Finished, want: []string{"Done: ", "zodb-convert -w 8 --incremental migrate.toml"}},
+		{name: "done, and the source has grown", reached: pipeline.Finished, report: pipeline.Report{Growth: grown},
+			want: []string{"The source has got 17 transactions since", "zodb-convert -w 8 --incremental migrate.toml"}},
+		{name: "done, and the source was replaced", reached: pipeline.Finished, report: pipeline.Report{Growth: source.Growth{Replaced: true}},
+			want: []string{"packed or replaced", "--clear"}, not: "--incremental migrate.toml"},
+		{name: "rejects accepted", options: convertOptions{rejects: "r.jsonl"}, reached: pipeline.Finished, code: exitRejects,
+			report: pipeline.Report{Totals: dest.Result{Rejected: 3}, RejectsFile: "r.jsonl"},
+			want:   []string{"but for 3 rejected records", "listed in r.jsonl"}},
+		{name: "rejects not accepted", reached: pipeline.Loading, code: exitFailed, err: rejected,
+			report: pipeline.Report{Totals: dest.Result{Rejected: 3}},
+			want: []string{"Not finished: 3 records", "zodb-convert: 3 records were rejected\n",
+				"zodb-convert -w 8 --incremental --rejects rejects.jsonl migrate.toml", "zodb-convert --abort migrate.toml"}},
+		{name: "root rejected", reached: pipeline.Loading, code: exitFailed, err: &dest.RejectedError{Count: 1, Root: true},
+			want: []string{"zodb-convert: the root object was rejected", "zodb-convert --abort migrate.toml"}, not: "--incremental"},
+		{name: "interrupted while it loads", reached: pipeline.Loading, code: exitInterrupted, err: context.Canceled,
+			want: []string{"zodb-convert: interrupted\n", "go on with: zodb-convert -w 8 --incremental migrate.toml"}},
+		{name: "interrupted with rejects accepted", options: convertOptions{rejects: "my rejects"}, reached: pipeline.Loading, code: exitInterrupted, err: context.Canceled,
+			want: []string{"zodb-convert -w 8 --rejects 'my rejects' --incremental migrate.toml"}},
+		{name: "interrupted while it scans", reached: pipeline.Scanning, code: exitInterrupted, err: context.Canceled,
+			want: []string{"nothing was written"}, not: "--incremental"},
+		{name: "failed while it finishes", reached: pipeline.Finishing, code: exitFailed, err: errors.New("disk full"),
+			want: []string{"zodb-convert: disk full\n", "go on with: zodb-convert -w 8 --incremental migrate.toml"}},
+		{name: "refused", reached: pipeline.Preparing, code: exitFailed, err: &dest.RefusedError{Reason: "foreign tables", Hint: "drop them"},
+			want: []string{"zodb-convert: foreign tables\n  drop them\n"}, not: "--incremental"},
+		{name: "dry run", options: convertOptions{dryRun: true}, reached: pipeline.Loading,
+			want: []string{"Dry run: ", "zodb-convert -w 8 migrate.toml"}},
+		{name: "dry run with rejects", options: convertOptions{dryRun: true}, reached: pipeline.Loading,
+			report: pipeline.Report{Totals: dest.Result{Rejected: 3}},
+			want:   []string{"zodb-convert -w 8 --rejects rejects.jsonl migrate.toml"}},
+		{name: "dry run interrupted", options: convertOptions{dryRun: true}, reached: pipeline.Loading, code: exitInterrupted, err: context.Canceled,
+			want: []string{"nothing was written"}, not: "--incremental"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, text := outcome(t, c.options, c.reached, &c.report, c.err)
+			if code != c.code {
+				t.Errorf("exit code %d, want %d", code, c.code)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(text, want) {
+					t.Errorf("%q is missing", want)
+				}
+			}
+			if c.not != "" && strings.Contains(text, c.not) {
+				t.Errorf("%q must not be there", c.not)
+			}
+			if t.Failed() {
+				t.Log(text)
+			}
+		})
+	}
+}
+
+func TestRejectsFileOfAnEarlierStartMayBeWrittenAgain(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	config, database := write("c.toml", "[source]"), write("Data.fs", "FS30")
+	if err := os.Symlink(database, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		path string
+		ok   bool
+	}{
+		{"", true},
+		{filepath.Join(dir, "new"), true},
+		{write("empty", ""), true},
+		{write("earlier", `{"oid":"0x01","tid":"0x02","offset":3,"class":"a.B","reason":"r","pickle":"gAJ9Lg=="}`+"\n"), true},
+		{write("other.json", `{"a":1}`), false},
+		{write("text", "hello"), false},
+		{write("list.json", "[]"), false},
+		{config, false}, {database, false}, {filepath.Join(dir, "link"), false}, {dir, false},
+		{filepath.Join(dir, "none", "new"), false},
+		{filepath.Join(config, "new"), false},
+	} {
+		if err := checkRejectsPath(c.path, config, database); (err == nil) != c.ok {
+			t.Errorf("%s: %v", c.path, err)
+		}
+	}
+}
