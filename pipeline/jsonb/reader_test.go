@@ -18,6 +18,7 @@ type recordedVector struct {
 	Name      string          `json:"class_name"`
 	RecordHex string          `json:"record_hex"`
 	State     json.RawMessage `json:"state_after_unsanitize"`
+	StateJSON string          `json:"state_json"`
 	Error     string          `json:"error"`
 	RoundTrip string          `json:"roundtrip"`
 	Note      string          `json:"note"`
