@@ -1,0 +1,8 @@
+"""Databases for tests and demonstrations, written by the real ZODB.
+
+    classes    stand-ins for the classes of Zope and Plone, and odd ones
+    log        a FileStorage whose transactions have fixed tids
+    content    made-up documents
+    profiles   what each database contains
+    dump       what the real FileStorage reads in a file, as JSON lines
+"""
