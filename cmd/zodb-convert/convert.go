@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 
@@ -119,7 +120,7 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 	}
 	limitMemory(o.memory, a.getenv)
 
-	dst, err := openDestination(ctx, c)
+	dst, err := openDestination(ctx, c, o.config)
 	if err != nil {
 		return err
 	}
@@ -256,7 +257,7 @@ func (c *conversion) goOn(err error) []string {
 		rejected *dest.RejectedError
 	)
 	switch {
-	case errors.As(err, &refused):
+	case errors.As(err, &refused) && !c.writing():
 		return nil
 	case errors.As(err, &rejected) && rejected.Root:
 		return []string{"undo the run with: " + c.plain("--abort")}
@@ -266,12 +267,17 @@ func (c *conversion) goOn(err error) []string {
 			"  " + c.command("--incremental", "--rejects", "rejects.jsonl"),
 			"to undo the run: " + c.plain("--abort"),
 		}
-	case c.opts.DryRun, c.reached == "", c.reached == pipeline.Scanning && !c.opts.Incremental:
+	case c.opts.DryRun, !c.opts.Incremental && !c.writing() && c.reached != pipeline.Preparing:
 		return []string{"nothing was written"}
 	}
 	return []string{
 		"what is loaded is kept; go on with: " + c.command("--incremental"),
 	}
+}
+
+// writing tells whether the run had come to where it writes.
+func (c *conversion) writing() bool {
+	return slices.Contains([]pipeline.Phase{pipeline.Loading, pipeline.Finishing, pipeline.CatchingUp}, c.reached)
 }
 
 // command is the command line that does the same with other flags.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
@@ -15,10 +16,18 @@ func openSource(ctx context.Context, c *config.Config) (source.Source, error) {
 	return filestorage.Open(ctx, c.Source.Path)
 }
 
-// openDestination opens what [destination] names.
-func openDestination(ctx context.Context, c *config.Config) (dest.Destination, error) {
-	return pgjsonb.Open(ctx, pgjsonb.Config{
+// openDestination opens what [destination] names. Open does not ask the server
+// yet: what it refuses is a mistake in the configuration at path.
+func openDestination(ctx context.Context, c *config.Config, path string) (dest.Destination, error) {
+	d, err := pgjsonb.Open(ctx, pgjsonb.Config{
 		DSN:               c.Destination.DSN,
 		HistoryPreserving: c.Destination.HistoryPreserving,
 	})
+	if refused := (*dest.RefusedError)(nil); errors.As(err, &refused) {
+		return nil, &config.Error{Path: path, Reason: refused.Reason, Hint: refused.Hint}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }

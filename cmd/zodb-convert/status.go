@@ -50,7 +50,7 @@ func (a *app) status(ctx context.Context, path string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	dst, err := openDestination(ctx, c)
+	dst, err := openDestination(ctx, c, path)
 	if err != nil {
 		return err
 	}
