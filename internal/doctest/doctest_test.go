@@ -23,7 +23,7 @@ const (
 	exampleDSN  = "dbname=zodb_new user=zodb host=localhost"
 
 	// The database that the pages convert.
-	exampleSource = "plone-small.fs"
+	exampleSource = "plone.fs"
 
 	root = "../.."
 )
