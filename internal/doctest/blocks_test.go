@@ -25,6 +25,11 @@ done
 ~~~toml
 a = 1
 ~~~
+<!-- generated: help -->
+~~~text
+usage
+~~~
+<!-- end -->
 <!-- tested: scripts/test runs it -->
 ~~~sh
 scripts/demo
@@ -39,7 +44,7 @@ scripts/demo
 		{line: 7, language: "sh", text: "false\ntrue\n", exit: 3},
 		{line: 11, language: "text", text: "done\n"},
 		{line: 15, language: "toml", text: "a = 1\n", file: "a.toml"},
-		{line: 19, language: "sh", text: "scripts/demo\n", tested: "scripts/test runs it"},
+		{line: 24, language: "sh", text: "scripts/demo\n", tested: "scripts/test runs it"},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(block{})); diff != "" {
 		t.Error(diff)

@@ -26,7 +26,10 @@
 //	<!-- tested: scripts/test runs it -->
 //	                         is not run here; allowed for the scripts only
 //
-// and one that begins with the word setup runs, without being shown:
+// What stands between "generated: name" and "end" is what the program says; the
+// command's own tests compare it.
+//
+// A comment that begins with the word setup runs, without being shown:
 //
 //	<!-- setup
 //	createdb zodb_new
@@ -78,6 +81,11 @@ func blocks(page string) ([]block, error) {
 			if !languages[next.language] {
 				return nil, fmt.Errorf("line %d: a block of the language %q cannot be checked", i+1, next.language)
 			}
+		case strings.HasPrefix(line, "<!-- generated: "):
+			for i < len(lines) && lines[i] != "<!-- end -->" {
+				i++
+			}
+			continue
 		case comment.MatchString(line):
 			if err := next.directive(comment.FindStringSubmatch(line)[1]); err != nil {
 				return nil, fmt.Errorf("line %d: %w", i+1, err)
