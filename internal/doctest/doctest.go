@@ -6,7 +6,7 @@
 //
 //	sh       runs with bash -eu in the page's own scratch folder
 //	toml     is written to the file that the comment before it names, or else
-//	         to migrate.toml
+//	         to migrate.toml, and has to be a right configuration
 //	sql      runs with psql in the database zodb_new
 //	xml      is a site's configuration (ZConfig): the real ZODB opens it and
 //	         reads the root object; needs what scripts/setup installs

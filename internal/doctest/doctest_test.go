@@ -148,6 +148,10 @@ func (r *reader) follow(found []block) {
 				name = "migrate.toml"
 			}
 			r.write(filepath.Join(r.dir, name), text)
+			// The database may not be there yet; the file has to be right.
+			if code := r.run(r.dir, "zodb-convert status "+name); code == 2 {
+				r.t.Errorf("%s:%d: the configuration is wrong:\n%s", r.page, b.line, r.output)
+			}
 		case "xml":
 			r.openSite(b, text)
 		case "text":
