@@ -21,8 +21,9 @@ import (
 // limits on depth.
 //
 // A Reader keeps its buffers between calls; the zero value is ready. It is not
-// for several goroutines at once. Measured on a 2-core machine with rows of
-// 3 KB: about 400 MB/s of JSON and no allocation.
+// for several goroutines at once. Measured on one core of a 2-core machine with
+// rows of 3 KB: 160 MB/s of JSON for small dicts, 250 MB/s for BTrees, 780 MB/s
+// for a page of text, and no allocation.
 type Reader struct {
 	doc     document
 	out     []byte

@@ -325,8 +325,8 @@ func (r *Reader) shortRef(value uint32, depth int) (bool, error) {
 		if err := r.oid(r.text(value + 1)); err != nil {
 			return true, err
 		}
-		path := string(r.text(value + 2))
-		dot := strings.LastIndexByte(path, '.')
+		path := r.text(value + 2)
+		dot := bytes.LastIndexByte(path, '.')
 		r.out = appendRecordGlobal(r.out, path[:max(dot, 0)], path[dot+1:])
 	case r.isList(value, 2) && r.is(value+1, jsonString) && isOIDHex(r.text(value+1)):
 		return true, errors.New("@ref: an oid without the path of a class")
