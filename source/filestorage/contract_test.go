@@ -3,7 +3,12 @@ package filestorage_test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/zodb-convert/zodb-convert/source/sourcetest"
 )
 
 func TestSampleIsTheOneThatZODBReads(t *testing.T) {
@@ -24,5 +29,55 @@ func TestContract(t *testing.T) {
 		{"various", various()},
 	} {
 		t.Run(c.name, func(t *testing.T) { contract(t, file(t, c.data.buf), c.data.want) })
+	}
+}
+
+// TestContractOnRealDatabases reads what the real ZODB has written, with the
+// dump that its own reader has made of each.
+func TestContractOnRealDatabases(t *testing.T) {
+	paths, err := filepath.Glob("../../testdata/*.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dumps := 0
+	for _, path := range paths {
+		dump := strings.TrimSuffix(path, ".fs") + ".dump.jsonl"
+		if _, err := os.Stat(dump); err != nil {
+			continue // Python 2 wrote it, which ZODB does not read any more
+		}
+		dumps++
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			want, err := sourcetest.LoadDump(dump)
+			if err != nil {
+				t.Fatal(err)
+			}
+			contract(t, path, want)
+		})
+	}
+	if dumps == 0 {
+		t.Error("there is no database in testdata")
+	}
+}
+
+// TestPython2Databases reads each file of Python 2 to its end.
+func TestPython2Databases(t *testing.T) {
+	paths, err := filepath.Glob("../../testdata/*.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		s := open(t, path)
+		info := scan(t, s, 0)
+		if !info.Python2 {
+			continue
+		}
+		got := everything(t, s)
+		stat, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Identity.End != stat.Size() || int64(strings.Count(got, "\n   ")) != info.Records {
+			t.Errorf("%s: %d of %d bytes, %d records: %s", path, info.Identity.End, stat.Size(), info.Records, info.Tail)
+		}
 	}
 }

@@ -3,8 +3,6 @@ package filestorage_test
 import (
 	"bufio"
 	"bytes"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -16,7 +14,6 @@ import (
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/source/filestorage"
 	"github.com/zodb-convert/zodb-convert/source/sourcetest"
-	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
 // server is a Python process that writes a FileStorage with the real ZODB.
@@ -108,39 +105,13 @@ func (s *server) do(command string) []string {
 }
 
 // dump gives what ZODB's own iterator reads now.
-func (s *server) dump() (list []sourcetest.Transaction) {
+func (s *server) dump() []sourcetest.Transaction {
 	s.t.Helper()
-	for _, line := range s.do("dump") {
-		var x struct {
-			TID                          string
-			User, Description, Extension []byte
-			Records                      []struct {
-				OID  string
-				Data []byte
-			}
-		}
-		if err := json.Unmarshal([]byte(line), &x); err != nil {
-			s.t.Fatal(err)
-		}
-		txn := sourcetest.Transaction{TID: zodb.TID(number(s.t, x.TID)), User: x.User, Description: x.Description, Extension: x.Extension}
-		for _, r := range x.Records {
-			txn.Records = append(txn.Records, sourcetest.Record{OID: zodb.OID(number(s.t, r.OID)), Data: r.Data})
-		}
-		list = append(list, txn)
+	list, err := sourcetest.ReadDump(strings.NewReader(strings.Join(s.do("dump"), "")))
+	if err != nil {
+		s.t.Fatal(err)
 	}
 	return list
-}
-
-func number(t *testing.T, digits string) (n uint64) {
-	t.Helper()
-	b, err := hex.DecodeString(digits)
-	if err != nil || len(b) != 8 {
-		t.Fatalf("%q is no id: %v", digits, err)
-	}
-	for _, x := range b {
-		n = n<<8 | uint64(x)
-	}
-	return n
 }
 
 // same compares what a source gives with what ZODB reads.
