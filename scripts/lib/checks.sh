@@ -35,12 +35,19 @@ run_kills() {
     ZODB_CONVERT_KILLS=$1 ZODB_CONVERT_STOPS=$2 go_test -count=1 -timeout 12h -tags faults ./e2e/...
 }
 
-# convert_to DATABASE DATA HISTORY writes migrate-DATABASE.toml and converts
-# into a new database. Exit code 3 (done, with accepted rejects) is a failure,
-# too: what the real ZODB wrote for these tests has a form.
-convert_to() {
-    local database=$1 data=$2 history=$3 config=$SCRATCH/migrate-$1.toml
-    psql -X -q -d postgres -c "CREATE DATABASE $database"
+# A folder of testdata/ whose records the destination cannot hold, some or all.
+REJECTED=" rejects cyclic "
+REFUSED=" blobs "
+
+# oracle_one DATA HISTORY [FLAG ...] converts a database into a new one and lets
+# the real ZODB compare them. HISTORY is true or false.
+oracle_one() {
+    local data=$1 history=$2 name base code=0 expected=0
+    shift 2
+    base=$(basename "$data" .fs)
+    name=oracle_${base//[^a-z0-9]/_}_$history
+    local config=$SCRATCH/$name.toml rejects=$SCRATCH/$name.rejects dsn="dbname=$name user=$PGUSER host=$PGHOST port=$PGPORT"
+    psql -X -q -d postgres -c "CREATE DATABASE $name" || return 1
     cat >"$config" <<TOML
 [source]
 type = "filestorage"
@@ -48,10 +55,71 @@ path = "$data"
 
 [destination]
 type = "pgjsonb"
-dsn = "dbname=$database user=$PGUSER host=$PGHOST port=$PGPORT"
+dsn = "$dsn"
 history-preserving = $history
 TOML
-    zodb-convert -q -w 2 "$config"
+    [[ "$REJECTED" != *" $base "* ]] || expected=3
+    [[ "$REFUSED" != *" $base "* ]] || expected=1
+    zodb-convert -q -w 2 --rejects "$rejects" "$config" >"$SCRATCH/$name.log" 2>&1 || code=$?
+    if [ "$code" != "$expected" ]; then
+        cat "$SCRATCH/$name.log"
+        echo "exit code $code instead of $expected"
+        return 1
+    fi
+    if [ "$code" = 1 ]; then
+        cat "$SCRATCH/$name.log"
+        return 0
+    fi
+    local flags=("$@")
+    [ "$history" = false ] || flags+=(--history)
+    [ "$code" = 0 ] || flags+=(--rejects "$rejects")
+    if [ "$(head -c 4 "$data")" = FS21 ]; then
+        flags+=(--neutral "${data%.fs}.values.jsonl")
+    else
+        flags+=(--source "$data")
+    fi
+    scripts/oracle compare --dsn "$dsn" "${flags[@]}" || return 1
+    psql -X -q -d postgres -c "DROP DATABASE $name"
+}
+
+# both DATA [FLAG ...] compares history-free and history-preserving.
+both() {
+    local data=$1 history
+    shift
+    for history in false true; do
+        echo "-- $(basename "$data"), history-preserving = $history"
+        checked oracle_one "$data" "$history" "$@"
+    done
+}
+
+oracle_testdata() {
+    local data
+    pg_start
+    psql -X -q -d postgres -c "CREATE DATABASE selftest"
+    checked scripts/oracle selftest --dsn "dbname=selftest user=$PGUSER host=$PGHOST port=$PGPORT"
+    for data in "$ROOT"/testdata/*.fs; do both "$data" --exercise; done
+}
+
+# oracle_large OBJECTS SEED
+oracle_large() {
+    pg_start
+    scripts/mkdata --objects "$1" --seed "$2" "$SCRATCH/large.fs"
+    both "$SCRATCH/large.fs" --exercise
+    rm "$SCRATCH/large.fs"
+}
+
+# on_version VERSION [OBJECTS SEED] tests the destination on another PostgreSQL.
+on_version() {
+    pg_binaries "$1"
+    export PGTEST_BINDIR=$PG_BINARIES
+    go_test -count=1 -timeout 30m ./dest/...
+    pg_start
+    for data in plone history odd; do both "$ROOT/testdata/$data.fs" --exercise; done
+    if [ $# = 3 ]; then
+        scripts/mkdata --objects "$2" --seed "$3" "$SCRATCH/large.fs"
+        both "$SCRATCH/large.fs" --exercise
+        rm "$SCRATCH/large.fs"
+    fi
 }
 
 # fuzz_all TIME runs every fuzz target for a time. What is found lands in the

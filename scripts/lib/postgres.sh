@@ -3,9 +3,6 @@
 # have been called, its trap stops the server, and set_up, which says where the
 # server's binaries are.
 
-PG_DATA=
-PG_OPTIONS=
-
 # as_server runs a command as the one who may run the server: PostgreSQL
 # refuses to be root.
 as_server() {
@@ -19,31 +16,35 @@ as_server() {
 # pg_start [SETTING=VALUE ...] starts the server. Afterwards psql and everything
 # else that uses libpq finds it, as the superuser postgres.
 pg_start() {
-    local setting
+    local setting data options
     PG_BIN=$PGTEST_BINDIR
     PG_DIR=$(mktemp -d "$SCRATCH/pg.XXXXXX")
+    echo "$PG_BIN" >"$PG_DIR/bin"
     if [ "$(id -u)" = 0 ]; then
         id -u postgres >/dev/null 2>&1 || die "PostgreSQL does not run as root, and the user postgres is missing"
         chmod 711 "$SCRATCH"
         chown postgres: "$PG_DIR"
     fi
-    PG_DATA=$PG_DIR/data
+    data=$PG_DIR/data
     as_server "$PG_BIN/initdb" --no-instructions --no-sync --username=postgres --auth=trust --encoding=UTF8 \
-        --locale=C.UTF-8 --pgdata="$PG_DATA" >"$SCRATCH/initdb.log" 2>&1 || { cat "$SCRATCH/initdb.log" >&2; die "initdb failed"; }
-    PG_OPTIONS="-c listen_addresses='' -c unix_socket_directories=$PG_DIR -c max_connections=60"
-    for setting; do PG_OPTIONS="$PG_OPTIONS -c $setting"; done
-    as_server "$PG_BIN/pg_ctl" start -w -s -D "$PG_DATA" -l "$PG_DIR/log" -o "$PG_OPTIONS" ||
+        --locale=C.UTF-8 --pgdata="$data" >"$SCRATCH/initdb.log" 2>&1 || { cat "$SCRATCH/initdb.log" >&2; die "initdb failed"; }
+    options="-c listen_addresses='' -c unix_socket_directories=$PG_DIR -c max_connections=60"
+    for setting; do options="$options -c $setting"; done
+    as_server "$PG_BIN/pg_ctl" start -w -s -D "$data" -l "$PG_DIR/log" -o "$options" ||
         { cat "$PG_DIR/log" >&2; die "PostgreSQL does not start"; }
     unset PGPASSWORD PGSERVICE PGHOSTADDR PGOPTIONS PGDATABASE PGSSLMODE PGPASSFILE
     export PGHOST=$PG_DIR PGPORT=5432 PGUSER=postgres PATH="$PG_BIN:$PATH"
 }
 
-# pg_stop stops the server, if one was started.
+# pg_stop stops every server that was started in the scratch folder, those of
+# subshells included.
 pg_stop() {
-    [ -n "$PG_DATA" ] || return 0
-    as_server "$PG_BIN/pg_ctl" stop -w -s -m fast -D "$PG_DATA" >/dev/null 2>&1 ||
-        as_server "$PG_BIN/pg_ctl" stop -w -s -m immediate -D "$PG_DATA" >/dev/null 2>&1 || true
-    PG_DATA=
+    local data
+    for data in "$SCRATCH"/pg.*/data; do
+        [ -e "$data/postmaster.pid" ] || continue
+        as_server "$(cat "${data%/data}/bin")/pg_ctl" stop -w -s -m fast -t 20 -D "$data" >/dev/null 2>&1 ||
+            as_server "$(cat "${data%/data}/bin")/pg_ctl" stop -w -s -m immediate -D "$data" >/dev/null 2>&1 || true
+    done
 }
 
 # pg_binaries VERSION unpacks the binaries of another PostgreSQL (16, 17, 18)

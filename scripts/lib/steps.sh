@@ -1,5 +1,5 @@
 # Steps that are counted: the frame of scripts/test and scripts/soak. Sourced
-# after env.sh.
+# after env.sh and postgres.sh.
 #
 # A step is a shell function. It runs in a subshell, its output is shown and
 # kept in .cache/log. A step that runs tests tells its counts through count;
@@ -44,7 +44,7 @@ step() {
     : >"$COUNTS"
     # Not as part of an || list: bash ignores -e within it.
     set +e
-    (set -euo pipefail; "$@") </dev/null 2>&1 | tee "$CACHE/log/${name//[^A-Za-z0-9]/-}.log"
+    (set -euo pipefail; trap pg_stop EXIT; "$@") </dev/null 2>&1 | tee "$CACHE/log/${name//[^A-Za-z0-9]/-}.log"
     status=$?
     set -e
     while read -r p f; do
