@@ -195,20 +195,37 @@ func (c *cutter) transactionAt(pos int64) (i int, ok bool, err error) {
 	return i, true, nil
 }
 
-// boundary tells whether a chunk starts or ends at pos.
-func (c *cutter) boundary(groups []int, pos int64) (bool, error) {
+// boundaries tells where chunks start. It keeps the pieces of the last group
+// that was asked for.
+type boundaries struct {
+	c      *cutter
+	groups []int
+	group  int
+	pieces []piece
+}
+
+// has tells whether a chunk starts or ends at pos.
+func (b *boundaries) has(pos int64) (bool, error) {
+	c := b.c
 	if pos == c.end || pos == firstPos {
 		return true, nil
 	}
 	if pos < firstPos || pos > c.end {
 		return false, nil
 	}
-	g := sort.Search(len(groups), func(g int) bool { return c.off(groups[g]) > pos }) - 1
-	if c.off(groups[g]) == pos {
+	g := sort.Search(len(b.groups), func(g int) bool { return c.off(b.groups[g]) > pos }) - 1
+	if c.off(b.groups[g]) == pos {
 		return true, nil
 	}
-	pieces, err := c.pieces(groups[g], groups[g+1])
-	return slices.ContainsFunc(pieces, func(p piece) bool { return p.off == pos }), err
+	if b.pieces == nil || b.group != g {
+		var err error
+		if b.pieces, err = c.pieces(b.groups[g], b.groups[g+1]); err != nil {
+			return false, err
+		}
+		b.group = g
+	}
+	i := sort.Search(len(b.pieces), func(i int) bool { return b.pieces[i].off >= pos })
+	return i < len(b.pieces) && b.pieces[i].off == pos, nil
 }
 
 // done prepares the ranges that need not be read: sorted, joined, and checked to
@@ -226,10 +243,11 @@ func (c *cutter) done(groups []int, ranges []source.Range) ([]source.Range, erro
 		}
 		return 0
 	})
+	chunk := boundaries{c: c, groups: groups}
 	out := list[:0]
 	for _, r := range list {
 		for _, pos := range []int64{r.From, r.To} {
-			if ok, err := c.boundary(groups, pos); err != nil {
+			if ok, err := chunk.has(pos); err != nil {
 				return nil, err
 			} else if !ok || r.From >= r.To {
 				return nil, fmt.Errorf("%s: the range %d-%d that is done already is not made of chunks of %d bytes of this file", c.s.path, r.From, r.To, c.chunk)
