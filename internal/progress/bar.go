@@ -1,6 +1,7 @@
 package progress
 
 import (
+	"bytes"
 	"io"
 
 	"github.com/schollz/progressbar/v3"
@@ -18,6 +19,9 @@ type bar struct {
 	phase pipeline.Phase
 	total int64
 	shown *progressbar.ProgressBar
+	// frame collects what the library writes: it draws after each change, and
+	// the terminal should see the last of them only, in one write.
+	frame bytes.Buffer
 }
 
 const (
@@ -32,6 +36,7 @@ func (b *bar) draw(s Status) {
 		b.end()
 		b.start(s)
 	}
+	defer b.flush()
 	room := b.width() - besideBar
 	if s.Total == 0 {
 		b.shown.Describe(clip(string(s.Phase)+"  "+running(s), room))
@@ -50,7 +55,7 @@ func (b *bar) start(s Status) {
 		total = -1 // a spinner
 	}
 	b.shown = progressbar.NewOptions64(total,
-		progressbar.OptionSetWriter(b.out),
+		progressbar.OptionSetWriter(&b.frame),
 		progressbar.OptionSetWidth(min(barWidth, max(b.width()-besideBar, 1))),
 		progressbar.OptionSetTheme(progressbar.ThemeASCII),
 		progressbar.OptionShowDescriptionAtLineEnd(),
@@ -67,7 +72,13 @@ func (b *bar) start(s Status) {
 func (b *bar) clear() {
 	if b.shown != nil {
 		b.shown.Clear()
+		b.flush()
 	}
+}
+
+func (b *bar) flush() {
+	b.frame.WriteTo(b.out)
+	b.frame.Reset()
 }
 
 func (b *bar) end() {
