@@ -2,7 +2,9 @@ package filestorage
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 
@@ -111,17 +113,19 @@ func (c *cutter) pieces(i, j int) ([]piece, error) {
 	if c.chunk >= grid || p.skip || p.units == 1 {
 		return []piece{p}, nil
 	}
-	return c.split(p)
+	return c.split(p, math.MaxInt)
 }
 
-// split cuts a piece finer than the grid. What the largest record of each part
-// is stays unknown, so each counts with that of the whole.
-func (c *cutter) split(p piece) ([]piece, error) {
+// split cuts a piece finer than the grid, or only the first so many parts of it. What the largest record of each part is stays unknown, so each
+// counts with that of the whole.
+func (c *cutter) split(p piece, most int) ([]piece, error) {
 	list := []piece{{off: p.off, tpos: p.tpos, largest: p.largest}}
 	err := c.s.units(c.w, &p, func(u unit) error {
 		last := &list[len(list)-1]
 		if last.units > 0 && u.end-last.off > c.chunk {
-			last.end = u.off
+			if last.end = u.off; len(list) == most {
+				return errEnough
+			}
 			list = append(list, piece{off: u.off, tpos: u.t.pos, largest: p.largest})
 			last = &list[len(list)-1]
 		}
@@ -129,9 +133,15 @@ func (c *cutter) split(p piece) ([]piece, error) {
 		last.units++
 		return nil
 	})
+	if err == errEnough {
+		return list, nil
+	}
 	list[len(list)-1].end = p.end
 	return list, err
 }
+
+// errEnough ends a walk early.
+var errEnough = errors.New("enough")
 
 // unit is a part of the file that is never cut.
 type unit struct {

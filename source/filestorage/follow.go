@@ -55,7 +55,7 @@ func (c *cutter) next(pos, tpos int64) (piece, error) {
 	if c.chunk >= grid || p.skip || p.units == 1 {
 		return p, nil
 	}
-	parts, err := c.split(p)
+	parts, err := c.split(p, 1)
 	if err != nil {
 		return p, err
 	}

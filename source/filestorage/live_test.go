@@ -165,7 +165,7 @@ func TestLiveDatabase(t *testing.T) {
 // committed and aborted. Every scan must end between two transactions.
 func TestScanWhileAServerWrites(t *testing.T) {
 	s := startServer(t)
-	s.send("work 300")
+	s.send("work 100")
 	done := make(chan error, 1)
 	go func() {
 		_, err := s.read()
