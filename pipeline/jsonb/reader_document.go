@@ -66,7 +66,8 @@ type document struct {
 }
 
 // parse reads one JSON text. It takes what Python's json takes, apart from NaN,
-// Infinity and lone surrogates, which a jsonb cannot hold.
+// Infinity and lone surrogates, which a jsonb cannot hold. Where a key comes
+// twice, which does not happen in jsonb either, both values must be good.
 func (d *document) parse(source []byte) error {
 	d.source, d.text, d.nodes, d.pos = source, d.text[:0], d.nodes[:0], 0
 	if int64(len(source)) > 1<<32-1 {
