@@ -314,6 +314,9 @@ func TestCompressedRecordsThatCannotBeInflated(t *testing.T) {
 					if !errors.As(err, &damage) {
 						t.Fatalf("Data gave %v, no damage", err)
 					}
+					if want := map[zodb.TID]zodb.TID{tid1: 0, tid2: tid1}[r.TID]; damage.LastTID != want {
+						t.Errorf("last good transaction %v, want %v", damage.LastTID, want)
+					}
 					for _, part := range []string{"oid 0x0000000000000007", r.TID.String(), fmt.Sprintf("offset %d", r.Pos), "inflate"} {
 						if !strings.Contains(err.Error(), part) {
 							t.Errorf("%q is not in %q", part, err)

@@ -175,6 +175,9 @@ func readTarget(w *window, pos, from int64) (r rec, problem string, err error) {
 
 // Data implements source.Source.
 func (s *Source) Data(ctx context.Context, r *source.Record, scratch *[]byte) ([]byte, error) {
+	if _, err := s.scanned(); err != nil {
+		return nil, err
+	}
 	if r.Deleted {
 		return nil, nil
 	}
@@ -194,11 +197,7 @@ func (s *Source) Data(ctx context.Context, r *source.Record, scratch *[]byte) ([
 
 // backData reads the data that a back pointer leads to.
 func (s *Source) backData(r *source.Record, scratch *[]byte) ([]byte, error) {
-	sc, err := s.scanned()
-	if err != nil {
-		return nil, err
-	}
-	w := &window{r: s.f, limit: sc.end}
+	w := &window{r: s.f, limit: s.scan.end}
 	end, err := follow(w, s.path, &rec{pos: r.Pos, oid: r.OID, tid: r.TID}, uint64(r.Back), nil)
 	if err != nil || end.plen == 0 {
 		return nil, s.dataError(r, err)
@@ -231,9 +230,10 @@ func (s *Source) dataError(r *source.Record, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &damage):
-		return err
+		damage.LastTID = s.before(damage.Pos)
+		return damage
 	case errors.Is(err, errShort):
-		return s.damage(r.Pos, 0, &fault{fmt.Sprintf("the data of oid %v, tid %v: %v", r.OID, r.TID, err), restoreHint})
+		return s.damageNow(r.Pos, &fault{fmt.Sprintf("the data of oid %v, tid %v: %v", r.OID, r.TID, err), restoreHint})
 	}
 	return fmt.Errorf("%s: data of oid %v, tid %v at offset %d: %w", s.path, r.OID, r.TID, r.Pos, err)
 }
@@ -246,7 +246,8 @@ func sized(b []byte, n int64) []byte {
 	return b[:n]
 }
 
-// inflater is the state of a decompressor, about 40 KB, to be used again.
+// inflater is the state of a decompressor, about 40 KB, to be used again. The
+// library inflates records of 3 KB at 470 MB/s, the standard one at 360.
 type inflater struct {
 	src  bytes.Reader
 	zr   io.ReadCloser
@@ -281,9 +282,8 @@ func (s *Source) inflate(z *inflater, r *source.Record, raw []byte, scratch *[]b
 		*scratch = out
 	}
 	if err != nil {
-		return nil, &source.DamageError{Path: s.path, Pos: r.Pos,
-			Problem: fmt.Sprintf("the compressed data of oid %v, tid %v cannot be inflated: %v", r.OID, r.TID, err),
-			Hint:    "restore the file from a backup, or repair the object with the ZODB that wrote it"}
+		return nil, s.damageNow(r.Pos, &fault{fmt.Sprintf("the compressed data of oid %v, tid %v cannot be inflated: %v", r.OID, r.TID, err),
+			"restore the file from a backup, or repair the object with the ZODB that wrote it"})
 	}
 	return out, nil
 }

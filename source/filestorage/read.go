@@ -47,7 +47,7 @@ func (s *Source) recycle(g *segment, chunkBytes int64) {
 
 // load reads a piece of the file into the segment and finds its records.
 func (g *segment) load(s *Source, p *piece, limit int64) error {
-	g.recs, g.spans, g.txns, g.out = g.recs[:0], g.spans[:0], g.txns[:0], g.out[:0]
+	g.recs, g.spans, g.txns, g.out = slices.Grow(g.recs[:0], int(p.units)), g.spans[:0], g.txns[:0], g.out[:0]
 	if p.skip {
 		g.buf = g.buf[:0]
 		return nil
@@ -67,7 +67,7 @@ func (g *segment) load(s *Source, p *piece, limit int64) error {
 			return s.walkError(p.tpos, err)
 		}
 		if t = parseTxn(b[:], p.tpos); !t.fits(limit) || t.end() <= p.off {
-			return s.damage(p.tpos, 0, errMoved)
+			return s.damageNow(p.tpos, errMoved)
 		}
 		g.spans = append(g.spans, span{0, t.pos, t.tid})
 	}
@@ -96,9 +96,9 @@ func (g *segment) parse(s *Source, p *piece, t txn, limit int64) error {
 			}
 		} else {
 			end := int(min(t.end()-p.off, int64(len(g.buf))))
-			n, err := g.records(i, end, p.off, &t)
+			n, err := g.records(i, end, &t)
 			if err != nil {
-				return s.damage(p.off+int64(n), t.tid, errMoved)
+				return s.damageNow(p.off+int64(n), errMoved)
 			}
 			i = n
 		}
@@ -107,7 +107,7 @@ func (g *segment) parse(s *Source, p *piece, t txn, limit int64) error {
 		}
 	}
 	if i != len(g.buf) {
-		return s.damage(p.end, t.tid, errMoved)
+		return s.damageNow(p.end, errMoved)
 	}
 	return nil
 }
@@ -115,11 +115,11 @@ func (g *segment) parse(s *Source, p *piece, t txn, limit int64) error {
 // transaction takes in the transaction header at g.buf[i:].
 func (g *segment) transaction(s *Source, i int, pos, limit int64) (txn, error) {
 	if len(g.buf)-i < txnFixed {
-		return txn{}, s.damage(pos, 0, errMoved)
+		return txn{}, s.damageNow(pos, errMoved)
 	}
 	t := parseTxn(g.buf[i:], pos)
 	if !t.fits(limit) || !t.long() || int64(len(g.buf)-i) < t.header() {
-		return txn{}, s.damage(pos, 0, errMoved)
+		return txn{}, s.damageNow(pos, errMoved)
 	}
 	if t.status != undone {
 		g.txns = append(g.txns, t.transaction(g.buf[i:i+int(t.header())]))
@@ -132,7 +132,7 @@ func (g *segment) transaction(s *Source, i int, pos, limit int64) (txn, error) {
 // This loop and the two in reader run once for each record of the file:
 // 38 ns for one of 300 bytes, of which a third is the copy from the page
 // cache (BenchmarkRead).
-func (g *segment) records(i, end int, off int64, t *txn) (int, error) {
+func (g *segment) records(i, end int, t *txn) (int, error) {
 	for i < end {
 		if end-i < recHeader {
 			return i, errShort
@@ -255,6 +255,7 @@ func (s *Source) acquire(ctx context.Context, p *piece, opts *source.ReadOptions
 
 // choose decides, from the last record to the first, which ones the chunk gives.
 func (r *reader) choose(g *segment, p *piece, c *source.Chunk) {
+	g.out = slices.Grow(g.out, len(g.recs))
 	last := len(g.recs)
 	for _, sp := range slices.Backward(g.spans) {
 		r.txn.enter(sp.pos)

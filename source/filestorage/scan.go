@@ -354,10 +354,7 @@ func (sc *scanner) result(size int64) (*source.Info, error) {
 	info := sc.info
 	info.Falling = falling
 	info.Identity = source.Identity{Kind: Kind, Name: sc.s.path, End: sc.end, Digest: "sha256:" + hex.EncodeToString(sc.sum.Sum(nil))}
-	info.Bytes = sc.end
-	if size == 0 {
-		info.Bytes = 0
-	}
+	info.Bytes = sc.end - firstPos // what the chunks of a reading add up to
 	info.Objects = sc.oids.len()
 	info.HasRoot = sc.oids.contains(zodb.Root)
 	info.SeenBytes = sc.oids.bytes()

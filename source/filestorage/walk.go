@@ -24,7 +24,7 @@ func (s *Source) headerAt(w *window, pos int64) (txn, error) {
 	}
 	t := parseTxn(b, pos)
 	if !t.fits(w.limit) || !t.long() {
-		return txn{}, s.damage(pos, 0, &fault{"the transaction that stood here when the file was scanned does not any more", restoreHint})
+		return txn{}, s.damageNow(pos, &fault{"the transaction that stood here when the file was scanned does not any more", restoreHint})
 	}
 	return t, nil
 }
@@ -33,7 +33,7 @@ func (s *Source) headerAt(w *window, pos int64) (txn, error) {
 // back pointer if it has one.
 func (s *Source) recordAt(w *window, t *txn, pos int64) (rec, error) {
 	if t.end()-pos < recHeader {
-		return rec{}, s.damage(pos, 0, &fault{"the record that stood here when the file was scanned does not any more", restoreHint})
+		return rec{}, s.damageNow(pos, &fault{"the record that stood here when the file was scanned does not any more", restoreHint})
 	}
 	b, err := w.at(pos, recHeader)
 	if err != nil {
@@ -41,19 +41,56 @@ func (s *Source) recordAt(w *window, t *txn, pos int64) (rec, error) {
 	}
 	r := parseRec(b, pos)
 	if f := r.check(t.pos, t.end()); f != nil {
-		return rec{}, s.damage(pos, 0, f)
+		return rec{}, s.damageNow(pos, f)
 	}
 	return r, nil
 }
 
 func (s *Source) walkError(pos int64, err error) error {
 	if errors.Is(err, errShort) {
-		return s.damage(pos, 0, &fault{"the file became shorter than it was when it was scanned", restoreHint})
+		return s.damageNow(pos, &fault{"the file became shorter than it was when it was scanned", restoreHint})
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return fmt.Errorf("%s: %w", s.path, err)
+}
+
+// damageNow is damage that the scan did not see: the file has changed, or the
+// scan does not look at it (compressed data).
+func (s *Source) damageNow(pos int64, f *fault) error {
+	return s.damage(pos, s.before(pos), f)
+}
+
+// before is the tid of the last transaction that ends at or before pos, as far
+// as it can be found, for messages.
+func (s *Source) before(pos int64) zodb.TID {
+	c := s.cutter(context.Background(), s.scan, grid)
+	for i := c.find(min(pos, c.end-1)); i >= 0; {
+		start := c.get(i).tpos
+		var last zodb.TID
+		for at := start; at < pos; {
+			b, err := c.w.at(at, txnFixed)
+			if err != nil {
+				break
+			}
+			t := parseTxn(b, at)
+			if !t.fits(pos) || !t.long() {
+				break
+			}
+			if t.status != undone {
+				last = t.tid
+			}
+			at = t.next()
+		}
+		if last != 0 {
+			return last
+		}
+		for i >= 0 && c.get(i).tpos >= start { // the cuts within a long transaction
+			i--
+		}
+	}
+	return 0
 }
 
 // eachTxn calls fn for the transactions between two offsets, undone ones

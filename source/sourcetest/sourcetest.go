@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/zodb"
@@ -359,14 +360,47 @@ func (c *Case) testRead(t *testing.T, opts source.ReadOptions) {
 	}
 	c.check(t, &got, opts.History)
 	checkNewestFirst(t, got.lines)
-	if len(chunks) > 0 && got.bytes <= 0 || got.bytes > info.Bytes {
+	if got.bytes != info.Bytes {
 		t.Errorf("chunks of %d bytes in a source of %d", got.bytes, info.Bytes)
 	}
+	c.testSharedData(t, s, chunks)
 	for _, c := range chunks {
 		c.Release()
 		c.Release()
 	}
 	budget.checkEmpty()
+}
+
+// testSharedData reads the data of all records in several goroutines at once.
+func (c *Case) testSharedData(t *testing.T, s source.Source, chunks []*source.Chunk) {
+	want := map[string]bool{}
+	for _, txn := range c.Want {
+		for _, r := range txn.Records {
+			want[line(txn.TID, r.OID, false, r.Data)] = true
+		}
+	}
+	var group errgroup.Group
+	for first := range 4 {
+		group.Go(func() error {
+			var scratch []byte
+			for i := first; i < len(chunks); i++ {
+				for k := range chunks[i].Records {
+					r := &chunks[i].Records[k]
+					b, err := s.Data(t.Context(), r, &scratch)
+					if err != nil {
+						return err
+					}
+					if l := line(r.TID, r.OID, false, b); !want[l] {
+						return fmt.Errorf("Data at %d in another goroutine: %s", r.Pos, l)
+					}
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 // checkNewestFirst checks that no older record of an oid comes before its
