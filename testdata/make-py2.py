@@ -3,7 +3,7 @@
 
     python2.7 -m pip install virtualenv==20.15.1
     python2.7 -m virtualenv /tmp/py2
-    /tmp/py2/bin/pip install ZODB==5.8.1 zc.zlibstorage==1.2.0 pytz==2022.1
+    /tmp/py2/bin/pip install ZODB==5.8.1 pytz==2022.1
     /tmp/py2/bin/python testdata/make-py2.py testdata
 
 For each database three files are written: NAME.fs; NAME.dump.jsonl with the raw

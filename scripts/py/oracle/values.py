@@ -170,7 +170,7 @@ class Universe:
     def standin(self, module, name):
         key = (module, name)
         if key not in self._classes:
-            self._classes[key] = _Meta(name or "_", (StandIn,), {"origin": key, "__slots__": ()})
+            self._classes[key] = _Meta(name.replace("\0", "?") or "_", (StandIn,), {"origin": key, "__slots__": ()})
         return self._classes[key]
 
     def record(self, data):

@@ -52,7 +52,7 @@ class Content:
         """Return class and state; parent and annotations are references."""
         random = self.random
         cls, portal_type, _ = self.types[random.randrange(len(self.types))]
-        body = self.size - 1150
+        body = max(200, self.size - 1500)
         length = max(40, int(random.lognormvariate(0, 0.55) * 0.86 * body))
         moment = self.moment()
         zone = self.zones[number % len(self.zones)]

@@ -212,7 +212,7 @@ def whole_states(log):
             t.store(oids[-1], c.Odd, state)
         from BTrees.OOBTree import OOBTree, OOBucket, OOSet, OOTreeSet
         for cls in (OOBTree, OOBucket, OOTreeSet, OOSet):
-            for state in (None, ((("k", 1), ), ) if cls is OOBucket else None):
+            for state in (None, (("k", 1),)) if cls is OOBucket else (None, None):
                 oids.append(log.new_oid())
                 t.store(oids[-1], cls, state)
     holder = log.new_oid()

@@ -194,8 +194,8 @@ def small_records(log, random, options):
             for i in range(min(1000, max(1, total - stored - 1))):
                 oid = log.new_oid()
                 t.put(oid, serialize(c.Entry, {
-                    "number": stored + i, "title": texts[(stored * 7 + i) % 5000][:80], "price": i * 0.25, "paid": i % 3 == 0,
-                    "lines": [i, i + 1, None], "note": texts[(stored + i * 31) % 5000][:40 + i % 60], "order": owner,
+                    "number": stored + i, "title": texts[(stored * 7 + i) % 5000][:60], "price": i * 0.25, "paid": i % 3 == 0,
+                    "lines": [i, i + 1, None], "note": texts[(stored + i * 31) % 5000][:10 + i % 50], "order": owner,
                 }))
                 entries.append(link(oid, c.Entry))
             t.store(node, c.Node, {"entries": entries})
