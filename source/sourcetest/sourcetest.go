@@ -391,7 +391,7 @@ func (c *Case) testSharedData(t *testing.T, s source.Source, chunks []*source.Ch
 						return err
 					}
 					if l := line(r.TID, r.OID, false, b); !want[l] {
-						return fmt.Errorf("Data at %d in another goroutine: %s", r.Pos, l)
+						return fmt.Errorf("in another goroutine the record at %d is %s", r.Pos, l)
 					}
 				}
 			}
