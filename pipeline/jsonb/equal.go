@@ -332,7 +332,7 @@ func missing(from, in keyIndex) *symbol {
 }
 
 func (w *walk) sameSet(a, b *symbol) bool {
-	left, right := w.keys.index(asPairs(a.parts)), w.keys.index(asPairs(b.parts))
+	left, right := w.keys.index(elementPairs(a.parts)), w.keys.index(elementPairs(b.parts))
 	if w.keys.err != nil {
 		return false
 	}
@@ -349,7 +349,7 @@ func (w *walk) sameSet(a, b *symbol) bool {
 	return true
 }
 
-func asPairs(elements []*symbol) []symbolPair {
+func elementPairs(elements []*symbol) []symbolPair {
 	pairs := make([]symbolPair, len(elements))
 	for i, e := range elements {
 		pairs[i] = symbolPair{e, e}

@@ -64,8 +64,8 @@ func (r *Reader) appendRecord(dst []byte, module, name string, state []byte) ([]
 	r.out = appendClassPickle(dst, module, name)
 	r.out = append(r.out, protocol2...)
 	var err error
-	if kind := btreeKind(module, name); kind != notBTree {
-		err = r.btreeState(0, kind, direct)
+	if shape := shapeOf(module, name); shape != shapeless {
+		err = r.btreeState(0, shape, direct)
 	} else {
 		err = r.value(0, direct)
 	}

@@ -5,30 +5,30 @@ import (
 	"strings"
 )
 
-// treeKind is the shape of the state that a class of BTrees has.
-type treeKind uint8
+// treeShape is the shape of the state that a class of BTrees has.
+type treeShape uint8
 
 const (
-	notBTree treeKind = iota
-	treeNode          // BTree, TreeSet: the items three tuples deep, or children
-	leafNode          // Bucket, Set: the items, then the next leaf
+	shapeless  treeShape = iota
+	innerShape           // BTree, TreeSet: the items three tuples deep, or children
+	leafShape            // Bucket, Set: the items, then the next leaf
 )
 
-// btreesPrefix begins the modules of the BTrees package.
-const btreesPrefix = "BTrees."
+// treeModules begins the modules of the BTrees package.
+const treeModules = "BTrees."
 
-// btreeKind tells from its name what a class of BTrees is. Every class whose
+// shapeOf tells from its name what a class of BTrees is. Every class whose
 // name ends so counts; Length has no items.
-func btreeKind(module, name string) treeKind {
+func shapeOf(module, name string) treeShape {
 	switch {
-	case !strings.HasPrefix(module, btreesPrefix), module == "BTrees.Length":
-		return notBTree
+	case !strings.HasPrefix(module, treeModules), module == "BTrees.Length":
+		return shapeless
 	case strings.HasSuffix(name, "BTree"), strings.HasSuffix(name, "TreeSet"):
-		return treeNode
+		return innerShape
 	case strings.HasSuffix(name, "Bucket"), strings.HasSuffix(name, "Set"):
-		return leafNode
+		return leafShape
 	}
-	return notBTree
+	return shapeless
 }
 
 // isBTreeState tells whether the general way turns a state into the tuples of a
@@ -46,15 +46,15 @@ func (r *Reader) isBTreeState(i uint32) bool {
 
 // btreeState writes the state of a node of a BTree. The two ways differ in what
 // they do with a state of an unexpected shape.
-func (r *Reader) btreeState(i uint32, kind treeKind, depth int) error {
+func (r *Reader) btreeState(i uint32, shape treeShape, depth int) error {
 	if !r.is(i, jsonObject) {
 		return r.value(i, depth)
 	}
 	if items := r.member(i, "@kv"); items != 0 && (depth != direct || r.is(items, jsonArray)) {
-		return r.btreeItems(i, items, true, kind, depth)
+		return r.btreeItems(i, items, true, shape, depth)
 	}
 	if items := r.member(i, "@ks"); items != 0 && (depth != direct || r.is(items, jsonArray)) {
-		return r.btreeItems(i, items, false, kind, depth)
+		return r.btreeItems(i, items, false, shape, depth)
 	}
 	if children := r.member(i, "@children"); children != 0 {
 		first := r.member(i, "@first")
@@ -69,13 +69,13 @@ func (r *Reader) btreeState(i uint32, kind treeKind, depth int) error {
 }
 
 // btreeItems writes the tuples around the items of a node.
-func (r *Reader) btreeItems(i, items uint32, isMap bool, kind treeKind, depth int) error {
+func (r *Reader) btreeItems(i, items uint32, isMap bool, shape treeShape, depth int) error {
 	if !r.is(items, jsonArray) {
 		return errors.New("the items of a BTree must be a list")
 	}
 	next := r.member(i, "@next")
 	itemDepth := below(depth, 2)
-	if kind == treeNode {
+	if shape == innerShape {
 		itemDepth = below(depth, 4)
 	}
 	if err := r.limit(below(itemDepth, -1)); err != nil {
@@ -85,7 +85,7 @@ func (r *Reader) btreeItems(i, items uint32, isMap bool, kind treeKind, depth in
 		return err
 	}
 	switch {
-	case kind == treeNode:
+	case shape == innerShape:
 		r.out = append(r.out, opTuple1, opTuple1, opTuple1)
 		if next == 0 || depth == direct {
 			return nil

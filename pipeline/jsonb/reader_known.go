@@ -7,25 +7,25 @@ import (
 )
 
 // known writes the types that have a marker of their own.
-func (r *Reader) known(f form, i, value uint32, depth int) error {
+func (r *Reader) known(f meaning, i, value uint32, depth int) error {
 	switch f {
-	case formDatetime:
+	case meansDatetime:
 		return r.datetime(i, r.text(value), depth)
-	case formDate:
+	case meansDate:
 		return r.date(r.text(value), depth)
-	case formTime:
+	case meansTime:
 		return r.time(i, r.text(value), depth)
-	case formTimedelta:
+	case meansTimedelta:
 		return r.timedelta(value, depth)
-	case formDecimal:
+	case meansDecimal:
 		r.out = appendRecordGlobal(r.out, "decimal", "Decimal")
 		r.out = appendRecordText(r.out, r.text(value))
 		r.out = append(r.out, opTuple1, opReduce)
 		return r.limit(below(depth, 2))
-	case formUUID:
+	case meansUUID:
 		return r.uuid(r.text(value), depth)
 	}
-	return fmt.Errorf("no way to write form %d", f)
+	return fmt.Errorf("no way to write meaning %d", f)
 }
 
 // clock is a moment as the text of a marker gives it. Nothing but the number of

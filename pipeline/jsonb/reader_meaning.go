@@ -7,31 +7,31 @@ import (
 	"strings"
 )
 
-// form is what an object in a state stands for.
-type form uint8
+// meaning is what an object in a state stands for.
+type meaning uint8
 
 const (
-	formDict form = iota // itself
-	formTuple
-	formBytes
-	formBigInt
-	formPairs // a dict given as [[key, value], ...]
-	formSet
-	formFrozenSet
-	formRef
-	formClass
-	formInstance
-	formReduce
-	formAnonymous // BUILD on something that is no instance
-	formString
-	formDatetime
-	formDate
-	formTime
-	formTimedelta
-	formDecimal
-	formUUID
-	formGeneral // decided by the general way
-	formBad     // refused
+	meansDict meaning = iota // itself
+	meansTuple
+	meansBytes
+	meansBigInt
+	meansPairs // a dict given as [[key, value], ...]
+	meansSet
+	meansFrozenSet
+	meansRef
+	meansClass
+	meansInstance
+	meansReduce
+	meansAnonymous // BUILD on something that is no instance
+	meansString
+	meansDatetime
+	meansDate
+	meansTime
+	meansTimedelta
+	meansDecimal
+	meansUUID
+	meansGeneral // decided by the general way
+	meansBad     // refused
 )
 
 // maxMarkers is the size of the largest object that can be a marker.
@@ -40,14 +40,14 @@ const maxMarkers = 5
 // object writes what the object at node i stands for.
 func (r *Reader) object(i uint32, depth int) error {
 	if depth == direct {
-		f, value := r.directForm(i)
-		if f != formGeneral {
+		f, value := r.directMeaning(i)
+		if f != meansGeneral {
 			return r.write(f, i, value, direct)
 		}
 		depth = 0
 	}
-	f, value := r.generalForm(i)
-	if f != formDict && r.doc.nodes[i].size > 1 {
+	f, value := r.generalMeaning(i)
+	if f != meansDict && r.doc.nodes[i].size > 1 {
 		if err := r.passOver(i); err != nil {
 			return err
 		}
@@ -57,7 +57,7 @@ func (r *Reader) object(i uint32, depth int) error {
 
 // passOver reads the members before the first one with a marker's name as the
 // general way does, which has begun a dict with them before it sees that
-// another form is meant. They are dropped, but they may be refused.
+// something else is meant. They are dropped, but they may be refused.
 func (r *Reader) passOver(i uint32) error {
 	from := len(r.out)
 	r.dropped++
@@ -77,70 +77,70 @@ func (r *Reader) passOver(i uint32) error {
 	return nil
 }
 
-// directForm tells what the object at node i stands for in the direct way, and
+// directMeaning tells what the object at node i stands for in the direct way, and
 // which node holds the value of its marker.
-func (r *Reader) directForm(i uint32) (form, uint32) {
+func (r *Reader) directMeaning(i uint32) (meaning, uint32) {
 	size := r.doc.nodes[i].size
 	switch {
 	case size == 0 || size > maxMarkers:
-		return formDict, 0
+		return meansDict, 0
 	case size == 1:
 		return r.directMarker(i)
 	}
 	if class := r.member(i, "@cls"); class != 0 {
 		if !r.isClass(class) {
-			return formGeneral, 0
+			return meansGeneral, 0
 		}
 		if size > 2 && r.hasConstruction(i) {
-			return formGeneral, 0
+			return meansGeneral, 0
 		}
 		if state := r.member(i, "@s"); state != 0 && !r.looksLikeArguments(state) {
-			return formInstance, class
+			return meansInstance, class
 		}
-		return formGeneral, 0
+		return meansGeneral, 0
 	}
 	if size == 2 {
 		if moment := r.member(i, "@dt"); moment != 0 && r.is(moment, jsonString) {
-			return formDatetime, moment
+			return meansDatetime, moment
 		}
 	}
-	return formDict, 0
+	return meansDict, 0
 }
 
-// directMarker is directForm for the object of one member.
-func (r *Reader) directMarker(i uint32) (form, uint32) {
+// directMarker is directMeaning for the object of one member.
+func (r *Reader) directMarker(i uint32) (meaning, uint32) {
 	key, value := r.text(i+1), i+2
 	if len(key) == 0 || key[0] != '@' {
-		return formDict, 0
+		return meansDict, 0
 	}
-	var f form
+	var f meaning
 	var fits bool
 	switch string(key) {
 	case "@ref":
-		return formRef, value
+		return meansRef, value
 	case "@t":
-		f, fits = formTuple, r.is(value, jsonArray)
+		f, fits = meansTuple, r.is(value, jsonArray)
 	case "@cls":
-		f, fits = formClass, r.isClass(value)
+		f, fits = meansClass, r.isClass(value)
 	case "@td":
-		f, fits = formTimedelta, r.isList(value, 3)
+		f, fits = meansTimedelta, r.isList(value, 3)
 	case "@b":
-		f, fits = formBytes, r.is(value, jsonString)
+		f, fits = meansBytes, r.is(value, jsonString)
 	case "@dt":
-		f, fits = formDatetime, r.is(value, jsonString)
+		f, fits = meansDatetime, r.is(value, jsonString)
 	case "@date":
-		f, fits = formDate, r.is(value, jsonString) && len(r.text(value)) >= len("2006-01-02")
+		f, fits = meansDate, r.is(value, jsonString) && len(r.text(value)) >= len("2006-01-02")
 	case "@time":
-		f, fits = formTime, r.is(value, jsonString)
+		f, fits = meansTime, r.is(value, jsonString)
 	case "@dec":
-		f, fits = formDecimal, r.is(value, jsonString)
+		f, fits = meansDecimal, r.is(value, jsonString)
 	case "@ns":
-		f, fits = formString, r.is(value, jsonString)
+		f, fits = meansString, r.is(value, jsonString)
 	default:
-		return formGeneral, 0
+		return meansGeneral, 0
 	}
 	if !fits {
-		return formDict, 0
+		return meansDict, 0
 	}
 	return f, value
 }
@@ -163,71 +163,71 @@ func (r *Reader) looksLikeArguments(i uint32) bool {
 		r.member(i, "@args") != 0 && r.member(i, "@state") != 0
 }
 
-// markerForms are the markers of the general way apart from @cls, in the order
+// markers are the markers of the general way apart from @cls, in the order
 // in which it looks for them, with the kind that their value must have.
-var markerForms = [...]struct {
-	key  string
-	form form
-	kind jsonKind
+var markers = [...]struct {
+	key   string
+	means meaning
+	kind  jsonKind
 }{
-	{"@dt", formDatetime, jsonString},
-	{"@date", formDate, jsonString},
-	{"@time", formTime, jsonString},
-	{"@td", formTimedelta, jsonArray},
-	{"@dec", formDecimal, jsonString},
-	{"@uuid", formUUID, jsonString},
-	{"@t", formTuple, jsonArray},
-	{"@b", formBytes, jsonString},
-	{"@bi", formBigInt, jsonString},
-	{"@d", formPairs, jsonArray},
-	{"@set", formSet, jsonArray},
-	{"@fset", formFrozenSet, jsonArray},
-	{"@ref", formRef, anyKind},
-	{"@pkl", formBytes, jsonString},
-	{"@reduce", formReduce, jsonObject},
+	{"@dt", meansDatetime, jsonString},
+	{"@date", meansDate, jsonString},
+	{"@time", meansTime, jsonString},
+	{"@td", meansTimedelta, jsonArray},
+	{"@dec", meansDecimal, jsonString},
+	{"@uuid", meansUUID, jsonString},
+	{"@t", meansTuple, jsonArray},
+	{"@b", meansBytes, jsonString},
+	{"@bi", meansBigInt, jsonString},
+	{"@d", meansPairs, jsonArray},
+	{"@set", meansSet, jsonArray},
+	{"@fset", meansFrozenSet, jsonArray},
+	{"@ref", meansRef, anyKind},
+	{"@pkl", meansBytes, jsonString},
+	{"@reduce", meansReduce, jsonObject},
 }
 
 // anyKind stands for a value of whatever kind.
 const anyKind jsonKind = 0xff
 
-// generalForm tells what the object at node i stands for in the general way, and
+// generalMeaning tells what the object at node i stands for in the general way, and
 // which node holds the value of its marker.
-func (r *Reader) generalForm(i uint32) (form, uint32) {
+func (r *Reader) generalMeaning(i uint32) (meaning, uint32) {
 	size := r.doc.nodes[i].size
 	if size == 0 || size > maxMarkers || !r.hasMarker(i) {
-		return formDict, 0
+		return meansDict, 0
 	}
 	if class := r.member(i, "@cls"); class != 0 && r.isList(class, 2) {
 		switch {
 		case !r.isClass(class):
-			return formBad, class
+			return meansBad, class
 		case size == 1:
-			return formClass, class
+			return meansClass, class
 		case r.member(i, "@s") != 0:
-			return formInstance, class
+			return meansInstance, class
 		case r.hasConstruction(i):
-			return formBad, class
+			return meansBad, class
 		}
-		return formClass, class
+		return meansClass, class
 	}
 	if size == 1 {
 		switch value := i + 2; {
 		case string(r.text(i+1)) == "@inst":
-			return formAnonymous, value
+			return meansAnonymous, value
 		case string(r.text(i+1)) == "@ns" && r.is(value, jsonString):
-			return formString, value
+			return meansString, value
 		}
 	}
-	for _, m := range &markerForms {
+	for _, m := range &markers {
 		value := r.member(i, m.key)
 		if value == 0 || m.kind != anyKind && !r.is(value, m.kind) {
 			continue
 		}
-		if m.form != formTimedelta || r.isList(value, 3) {
-			return m.form, value
+		if m.means != meansTimedelta || r.isList(value, 3) {
+			return m.means, value
 		}
 	}
-	return formDict, 0
+	return meansDict, 0
 }
 
 // hasMarker tells whether a key of the object at node i begins like a marker.
@@ -242,42 +242,42 @@ func (r *Reader) hasMarker(i uint32) bool {
 	return false
 }
 
-// write writes the object at node i, which stands for the given form; value is
+// write writes the object at node i, which stands for f; value is
 // the node with the value of its marker.
-func (r *Reader) write(f form, i, value uint32, depth int) error {
+func (r *Reader) write(f meaning, i, value uint32, depth int) error {
 	switch f {
-	case formDict:
+	case meansDict:
 		return r.dict(i, below(depth, 1))
-	case formTuple:
+	case meansTuple:
 		return r.tuple(value, below(depth, 1))
-	case formBytes:
+	case meansBytes:
 		return r.base64(r.text(value))
-	case formBigInt:
+	case meansBigInt:
 		if err := r.bigInteger(r.text(value)); err != nil {
 			return fmt.Errorf("@bi: %w", err)
 		}
 		return nil
-	case formPairs:
+	case meansPairs:
 		r.out = append(r.out, opEmptyDict)
 		return r.pairs(value, false, below(depth, 1))
-	case formSet:
+	case meansSet:
 		return r.set("set", value, below(depth, 1))
-	case formFrozenSet:
+	case meansFrozenSet:
 		return r.set("frozenset", value, below(depth, 1))
-	case formRef:
+	case meansRef:
 		return r.ref(value, depth)
-	case formClass:
+	case meansClass:
 		r.out = appendRecordGlobal(r.out, r.text(value+1), r.text(value+2))
 		return nil
-	case formInstance:
+	case meansInstance:
 		return r.instance(i, value, depth)
-	case formReduce:
+	case meansReduce:
 		return r.reduce(value, depth)
-	case formAnonymous:
+	case meansAnonymous:
 		return r.anonymous(value, depth)
-	case formString:
+	case meansString:
 		return r.encodedText(r.text(value))
-	case formBad:
+	case meansBad:
 		return errors.New("@cls: names that are no strings, or @items, @appends or @newobj without @s")
 	}
 	return r.known(f, i, value, depth)
@@ -350,19 +350,19 @@ func isOIDHex(text []byte) bool {
 func (r *Reader) instance(i, class uint32, depth int) error {
 	module, name := r.text(class+1), r.text(class+2)
 	state := r.member(i, "@s")
-	kind := notBTree
-	if bytes.HasPrefix(module, []byte(btreesPrefix)) {
-		kind = btreeKind(string(module), string(name))
+	shape := shapeless
+	if bytes.HasPrefix(module, []byte(treeModules)) {
+		shape = shapeOf(string(module), string(name))
 	}
 	if depth == direct {
 		r.out = appendRecordGlobal(r.out, module, name)
 		r.out = append(r.out, opEmptyTuple, opNewObj)
-		return r.build(state, kind, direct)
+		return r.build(state, shape, direct)
 	}
 	if len(module) == 0 && len(name) == 0 {
 		return r.unnamed(i, state, depth)
 	}
-	arguments, inner, given := r.arguments(state, kind)
+	arguments, inner, given := r.arguments(state, shape)
 	if given {
 		if err := r.constructWith(i, class, arguments, depth); err != nil {
 			return err
@@ -376,13 +376,13 @@ func (r *Reader) instance(i, class uint32, depth int) error {
 		return err
 	}
 	if !given {
-		return r.build(state, kind, depth+1)
+		return r.build(state, shape, depth+1)
 	}
 	if err := r.enter(); err != nil {
 		return err
 	}
 	defer r.leave()
-	return r.build(inner, notBTree, depth+1)
+	return r.build(inner, shapeless, depth+1)
 }
 
 // constructWith makes an instance with arguments, which stand in a dict beside
@@ -441,10 +441,10 @@ func (r *Reader) contents(i uint32, appends, items string, depth int) error {
 }
 
 // build writes a state and applies it.
-func (r *Reader) build(state uint32, kind treeKind, depth int) error {
+func (r *Reader) build(state uint32, shape treeShape, depth int) error {
 	var err error
-	if kind != notBTree {
-		err = r.btreeState(state, kind, depth)
+	if shape != shapeless {
+		err = r.btreeState(state, shape, depth)
 	} else {
 		err = r.value(state, depth)
 	}
@@ -496,7 +496,7 @@ func (r *Reader) anonymous(state uint32, depth int) error {
 	default:
 		return errors.New("@inst: the state must be {@obj, @state} or {@callable, @args, @state}")
 	}
-	return r.build(inner, notBTree, depth+1)
+	return r.build(inner, shapeless, depth+1)
 }
 
 // reduce writes a call, what is put into its result, and the state of that.
@@ -524,7 +524,7 @@ func (r *Reader) reduce(i uint32, depth int) error {
 		return err
 	}
 	if state := r.member(i, "state"); state != 0 {
-		return r.build(state, notBTree, depth+1)
+		return r.build(state, shapeless, depth+1)
 	}
 	return nil
 }
@@ -572,10 +572,10 @@ func (r *Reader) fewPairs(i uint32, found *[3]pair) int {
 	if !r.is(i, jsonObject) {
 		return -1
 	}
-	f, value := r.generalForm(i)
+	f, value := r.generalMeaning(i)
 	n, at := 0, i+1
 	switch f {
-	case formDict:
+	case meansDict:
 		if r.doc.nodes[i].size > uint32(len(found)) {
 			return -1
 		}
@@ -586,7 +586,7 @@ func (r *Reader) fewPairs(i uint32, found *[3]pair) int {
 			at = r.next(at + 1)
 		}
 		return n
-	case formPairs:
+	case meansPairs:
 		at = value + 1
 		for range r.doc.nodes[value].size {
 			if r.isList(at, 2) {
@@ -620,7 +620,7 @@ func (r *Reader) stringAt(i uint32) (string, bool) {
 		return string(r.text(i)), true
 	}
 	if r.is(i, jsonObject) {
-		if f, value := r.generalForm(i); f == formString {
+		if f, value := r.generalMeaning(i); f == meansString {
 			decoded, err := appendBase64(nil, r.text(value))
 			return string(decoded), err == nil
 		}
@@ -650,8 +650,8 @@ func (r *Reader) twoNamed(i uint32, first, second string) (uint32, uint32, bool)
 
 // arguments tells whether a state holds the arguments of the constructor beside
 // the real state, and where both stand.
-func (r *Reader) arguments(state uint32, kind treeKind) (arguments, inner uint32, given bool) {
-	if kind != notBTree && r.isBTreeState(state) {
+func (r *Reader) arguments(state uint32, shape treeShape) (arguments, inner uint32, given bool) {
+	if shape != shapeless && r.isBTreeState(state) {
 		return 0, 0, false
 	}
 	arguments, inner, given = r.twoNamed(state, "@args", "@state")
@@ -681,14 +681,14 @@ func (r *Reader) isTuple(i uint32) bool {
 	if !r.is(i, jsonObject) {
 		return false
 	}
-	f, _ := r.generalForm(i)
-	return f == formTuple
+	f, _ := r.generalMeaning(i)
+	return f == meansTuple
 }
 
 func (r *Reader) isDict(i uint32) bool {
 	if !r.is(i, jsonObject) {
 		return false
 	}
-	f, _ := r.generalForm(i)
-	return f == formDict || f == formPairs
+	f, _ := r.generalMeaning(i)
+	return f == meansDict || f == meansPairs
 }
