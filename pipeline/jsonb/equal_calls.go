@@ -113,7 +113,7 @@ func (s *symbol) asPairs() ([]symbolPair, bool) {
 	return pairs, true
 }
 
-// callCodec evaluates the ways between text and bytes, and time spans.
+// callCodec evaluates the ways between text, bytes and floats, and time spans.
 func (e *executor) callCodec(function string, args []*symbol) (*symbol, error) {
 	switch {
 	case function == "_codecs.encode" && len(args) >= 2 && args[0].isText():
@@ -122,6 +122,16 @@ func (e *executor) callCodec(function string, args []*symbol) (*symbol, error) {
 		return e.decode(args)
 	case function == "zlib.decompress" && len(args) == 1 && args[0].kind == symBytes:
 		return e.inflate(args[0].text)
+	case function == "_struct.unpack" && len(args) == 2 && args[0].text == "<d" && len(args[1].text) == 8:
+		// The way to a NaN with a payload, together with the next one.
+		var reversed [8]byte
+		for i := range reversed {
+			reversed[i] = args[1].text[7-i]
+		}
+		return &symbol{kind: symTuple, parts: []*symbol{{kind: symFloat, text: string(reversed[:])}}}, nil
+	case function == "_operator.getitem" && len(args) == 2 && args[0].kind == symTuple &&
+		len(args[0].parts) == 1 && args[1].kind == symInt && args[1].text == "":
+		return args[0].parts[0], nil
 	case function == "datetime.timedelta" && len(args) >= 1 && len(args) <= 3:
 		return timeSpan(args), nil
 	}

@@ -305,7 +305,8 @@ func pythonFloat(text string) (float64, bool) {
 	}
 	switch unsigned {
 	case "nan":
-		return math.Copysign(math.NaN(), float64(1-2*strings.Count(text, "-"))), true
+		// Python's has no payload, unlike math.NaN.
+		return math.Float64frombits(0x7ff8<<48 | uint64(strings.Count(text, "-"))<<63), true
 	case "inf", "infinity":
 		return math.Inf(1 - 2*strings.Count(text, "-")), true
 	}
