@@ -27,6 +27,7 @@ func TestContract(t *testing.T) {
 		{"no transaction", newData()},
 		{"sample", sample()},
 		{"various", various()},
+		{"undone transactions first and last", undoneAround()},
 	} {
 		t.Run(c.name, func(t *testing.T) { contract(t, file(t, c.data.buf), c.data.want) })
 	}
@@ -80,4 +81,12 @@ func TestPython2Databases(t *testing.T) {
 			t.Errorf("%s: %d of %d bytes, %d records: %s", path, info.Identity.End, stat.Size(), info.Records, info.Tail)
 		}
 	}
+}
+
+func undoneAround() *data {
+	d := newData()
+	d.add('u', tid1-1, "", "", "", put{oid: 1, data: []byte("gone")})
+	d.add(' ', tid1, "", "", "", put{oid: 1, data: []byte("here")}, put{oid: 2, data: []byte("too")})
+	d.add('u', tid1+1, "", "", "")
+	return d
 }

@@ -25,6 +25,7 @@ const (
 	atStatus, atTlen             = 16, 8
 	atRecTID, atPrev, atTloc     = 8, 16, 24
 	atVlen, atPlen, atBack       = 32, 34, 42
+	recHeaderSize                = 42
 )
 
 func u64(pos int, v uint64) func([]byte) []byte {
@@ -198,6 +199,61 @@ func text(list []sourcetest.Transaction) string {
 		}
 	}
 	return b.String()
+}
+
+// TestDataThatLooksLikeADatabase has whole databases and fakes in the data of
+// records: they are no transactions of this file.
+func TestDataThatLooksLikeADatabase(t *testing.T) {
+	d := sample()
+	start := len(d.buf)
+	inner := sample().buf
+	d.add(' ', tid3+1, "", "", "", put{oid: 8, data: append(inner, "more"...)})
+	for _, cut := range []int{1, 5, 60} { // torn, with the whole inner database in it
+		s := open(t, file(t, d.buf[:len(d.buf)-cut]))
+		if info := scan(t, s, 0); info.Identity.End != int64(start) || !strings.Contains(info.Tail, "none follows") {
+			t.Errorf("torn by %d: ends at %d, want %d: %s", cut, info.Identity.End, start, info.Tail)
+		}
+	}
+	contract(t, file(t, d.buf), d.want)
+}
+
+// TestBackPointerToAFake has a record header within the data of a record, made
+// to look like the target of a back pointer.
+func TestBackPointerToAFake(t *testing.T) {
+	const at = 27 + recHeaderSize // where the data of the first record stands
+	fake := func(tlen uint64, user uint16, plen uint64) []byte {
+		b := binary.BigEndian.AppendUint64(nil, uint64(tid1)) // a transaction at at
+		b = binary.BigEndian.AppendUint64(b, tlen)
+		b = append(b, ' ')
+		b = binary.BigEndian.AppendUint16(b, user)
+		b = append(b, 0, 0, 0, 0)
+		for _, x := range []uint64{3, uint64(tid1), 0, at} { // a record behind it
+			b = binary.BigEndian.AppendUint64(b, x)
+		}
+		b = append(b, 0, 0)
+		b = binary.BigEndian.AppendUint64(b, plen)
+		return append(b, "0123456789 0123456789"...)
+	}
+	for _, c := range []struct {
+		name string
+		data []byte
+	}{
+		{"its transaction is longer than the file", fake(1<<40, 0, 10)},
+		{"its transaction has a longer header", fake(100, 200, 10)},
+		{"its transaction's header reaches into it", fake(100, 30, 10)},
+		{"its transaction ends before it", fake(23, 0, 10)},
+		{"its data is longer than its transaction", fake(70, 0, 10)},
+		{"its data reaches to the one that points to it", fake(400, 0, 140)},
+		{"its data is longer than anything", fake(400, 0, 1<<63)},
+	} {
+		d := newData()
+		d.add(' ', tid1, "", "", "", put{oid: 3, data: c.data})
+		d.add(' ', tid2, "", "", "", put{oid: 3, back: at + 23}, put{oid: 4, data: make([]byte, 500)})
+		_, err := open(t, file(t, d.buf)).Scan(t.Context(), 0, nil)
+		if err == nil || !strings.Contains(err.Error(), "where no record stands") {
+			t.Errorf("%s: got %v", c.name, err)
+		}
+	}
 }
 
 func TestOddButSoundFilesAreRead(t *testing.T) {

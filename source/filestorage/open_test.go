@@ -411,6 +411,23 @@ func TestLargeTransactionTakesNoMoreThanChunks(t *testing.T) {
 	}
 }
 
+func TestChunksAreNoLargerThanAskedFor(t *testing.T) {
+	s := open(t, file(t, various().buf))
+	scan(t, s, 0)
+	for _, size := range []int64{1, 64, 1000, 100_000, 256 << 10, 1 << 20} {
+		err := s.Read(t.Context(), source.ReadOptions{History: true, ChunkBytes: size, Budget: noBudget{}}, func(c *source.Chunk) error {
+			if n := len(c.Records) + len(c.Transactions); c.Bytes > size && n > 1 {
+				t.Errorf("by %d bytes: a chunk of %d with %d records", size, c.Bytes, len(c.Records))
+			}
+			c.Release()
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestScanTellsProgress(t *testing.T) {
 	s := open(t, file(t, various().buf))
 	last := int64(-1)
