@@ -399,7 +399,7 @@ func (m *Machine) appends(at int, stack []Ref, from int) error {
 		m.extend(target, values)
 	case Call:
 		if n.state != 0 || n.more != 0 && m.nodes[n.more].A != 0 {
-			m.note(Unordered, at)
+			n.Reordered = true
 		}
 		list := m.moreOf(target, at).B
 		if list == 0 {
@@ -431,7 +431,7 @@ func (m *Machine) setItems(at int, stack []Ref, from int) error {
 		m.extend(target, values)
 	case Call:
 		if n.state != 0 {
-			m.note(Unordered, at)
+			n.Reordered = true
 		}
 		dict := m.moreOf(target, at).A
 		if dict == 0 {

@@ -110,7 +110,9 @@ type Node struct {
 	Kind  Kind
 	Flags Flags
 	Made  Made
-	_     uint8
+	// Reordered tells of a Call that items were added after its state was set,
+	// or list items after dict items.
+	Reordered bool
 	// Pos is where the opcode stands in the input. Values that every pickle
 	// shares (None, True, False, small integers, the empty tuple) have none.
 	Pos  uint32
@@ -132,9 +134,6 @@ const (
 	Dropped
 	// BuiltTwice: a state was set on an object that had one.
 	BuiltTwice
-	// Unordered: items were added to an object after its state was set, or list
-	// items after dict items.
-	Unordered
 )
 
 // Odd is an oddity and the place where it was first met.

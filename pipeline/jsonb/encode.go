@@ -1,0 +1,249 @@
+package jsonb
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/zodb-convert/zodb-convert/pipeline/pickle"
+)
+
+// Options control an Encoder. The zero value has sane limits.
+type Options struct {
+	// MaxExpanded is the longest JSON text of one state in bytes; 0 for 512 MiB.
+	// Whatever it is, the text of a state is never much longer than
+	// expandedBase + expandedFactor times the record: parts that a record shares
+	// are written out each time, so a few bytes can stand for gigabytes.
+	MaxExpanded int
+}
+
+const (
+	defaultMaxExpanded = 512 << 20
+	expandedBase       = 8 << 20
+	expandedFactor     = 32
+	// maxDepth bounds the nesting of the JSON. Python parses and walks a state
+	// with about one frame for each level on top of the caller's, of 1000 in all.
+	maxDepth = 600
+	// maxClassName bounds module and name of a class together: an entry of the
+	// index on them has to fit into a third of a page, 2704 bytes.
+	maxClassName = 2600
+	// maxLongBytes bounds a binary integer, because the decimal text that JSON
+	// wants takes a time that grows faster than its length.
+	maxLongBytes = 64 << 10
+	// keepText is how much of the text buffer is kept after a large record.
+	keepText = 1 << 20
+)
+
+// Encoder turns records into rows. It is used by one goroutine at a time; its
+// buffers are used again for each record.
+type Encoder struct {
+	options Options
+	machine pickle.Machine
+	nodes   []pickle.Node
+	row     Row
+	out     []byte
+	limit   int
+	// indirect tells that the reader handles what is being written after it was
+	// converted (the value of @reduce, @d, @set and so on). There it takes more
+	// dicts for markers.
+	indirect bool
+	// copying counts the open parts that are written not for the first time.
+	copying int
+	// callable counts the open callables: their references are not found by the
+	// Python codec.
+	callable int
+}
+
+// NewEncoder returns an Encoder.
+func NewEncoder(opts Options) *Encoder {
+	if opts.MaxExpanded <= 0 {
+		opts.MaxExpanded = defaultMaxExpanded
+	}
+	return &Encoder{options: opts}
+}
+
+// Row is what is stored of a record. Its slices belong to the Encoder.
+type Row struct {
+	// Module and Name are the class of the record.
+	Module, Name []byte
+	// State is JSON text in UTF-8 that PostgreSQL takes as jsonb.
+	State []byte
+	// Refs are the oids of the objects that the state refers to, one for each
+	// reference.
+	Refs []int64
+	// Forms counts what is special in State.
+	Forms Counts
+	// NewCodec tells that zodb-json-codec before 1.7.0 does not read State.
+	NewCodec bool
+}
+
+// RejectError is a record that has no form in the destination.
+type RejectError struct {
+	Reason string
+	// Offset is where in the record the reason was met.
+	Offset int
+	// Class is "module.name", empty if the record did not get that far.
+	Class string
+	// Stack is where the Encoder itself failed, nil otherwise.
+	Stack []byte
+}
+
+func (e *RejectError) Error() string {
+	class := e.Class
+	if class == "" {
+		class = "a record of unknown class"
+	}
+	return fmt.Sprintf("%s has no form as JSONB: %s (at byte %d of the record)", class, e.Reason, e.Offset)
+}
+
+// Encode turns the two pickles of a record into a row, which is valid until the
+// next call. What has no form is a *RejectError; there is no other error, and
+// nothing is altered without being counted in Row.Forms.
+func (e *Encoder) Encode(record []byte) (row *Row, err error) {
+	e.reset(record)
+	defer func() {
+		if p := recover(); p != nil {
+			row, err = nil, e.rejected(p)
+		}
+	}()
+	class := e.load()
+	e.class(class)
+	e.checkOdd() // what is odd in the class pickle is told with the class
+	state := e.load()
+	e.checkOdd()
+	e.nodes = e.machine.Nodes()
+	e.out = e.state(e.out, state)
+	e.checkSize()
+	e.row.State = e.out
+	return &e.row, nil
+}
+
+// reset forgets the last record.
+func (e *Encoder) reset(record []byte) {
+	e.machine.Reset(record)
+	if cap(e.out) > max(keepText, 8*len(record)) {
+		e.out = nil
+	}
+	if cap(e.row.Refs) > max(keepText/8, len(record)) {
+		e.row.Refs = nil
+	}
+	if want := len(record) + len(record)/4; cap(e.out) < want {
+		e.out = make([]byte, 0, want)
+	}
+	e.out = e.out[:0]
+	e.row = Row{Refs: e.row.Refs[:0]}
+	e.limit = min(e.options.MaxExpanded, expandedBase+expandedFactor*len(record))
+	e.indirect, e.copying, e.callable = false, 0, 0
+}
+
+// rejected turns what a panic brought into an error.
+func (e *Encoder) rejected(p any) *RejectError {
+	err, ok := p.(*RejectError)
+	if !ok {
+		err = &RejectError{
+			Reason: fmt.Sprintf("the encoder failed, which is a mistake in this program: %v", p),
+			Offset: e.machine.Offset(),
+			Stack:  debug.Stack(),
+		}
+	}
+	if len(e.row.Name) > 0 {
+		err.Class = string(e.row.Module) + "." + string(e.row.Name)
+	}
+	return err
+}
+
+// reject ends Encode. Its callers are deep in recursion and their callers on the
+// hot path; a panic keeps them free of checks.
+func (e *Encoder) reject(n *pickle.Node, format string, args ...any) {
+	panic(&RejectError{Reason: fmt.Sprintf(format, args...), Offset: int(n.Pos)})
+}
+
+// load executes the next pickle of the record.
+func (e *Encoder) load() pickle.Ref {
+	r, err := e.machine.Load()
+	if err != nil {
+		offset := 0
+		if at, ok := err.(*pickle.Error); ok {
+			offset = at.Offset
+		}
+		panic(&RejectError{Reason: err.Error(), Offset: offset})
+	}
+	e.nodes = e.machine.Nodes()
+	return r
+}
+
+// checkOdd rejects what Python allows and JSON cannot tell.
+func (e *Encoder) checkOdd() {
+	reason := ""
+	odd := e.machine.Odd()
+	switch odd.Oddity {
+	case pickle.MutatedAfterUse:
+		reason = "an object refers to itself, directly or through others"
+	case pickle.Dropped:
+		reason = "the result of a call is thrown away; the call may set another object's state"
+	case pickle.BuiltTwice:
+		reason = "an object gets a second state"
+	default:
+		return
+	}
+	panic(&RejectError{Reason: reason, Offset: odd.Offset})
+}
+
+// class finds the class of the record. ZODB writes the class itself, or a pair of
+// the class or its module and name, and the arguments of its constructor, for
+// which the destination has no place.
+func (e *Encoder) class(r pickle.Ref) {
+	n := &e.nodes[r]
+	if n.Kind == pickle.Tuple && n.B == 2 {
+		pair := e.machine.Kids(n)
+		n = &e.nodes[pair[0]]
+		e.className(n)
+		if args := &e.nodes[pair[1]]; args.Kind != pickle.None && (args.Kind != pickle.Tuple || args.B != 0) {
+			e.reject(args, "the object needs arguments to be made (__getnewargs__)")
+		}
+		return
+	}
+	if n.Kind != pickle.Global {
+		e.reject(n, "its class is given as a %v", n.Kind)
+	}
+	e.className(n)
+}
+
+func (e *Encoder) className(n *pickle.Node) {
+	var module, name *pickle.Node
+	switch {
+	case n.Kind == pickle.Global:
+		module, name = &e.nodes[n.A], &e.nodes[n.B]
+	case n.Kind == pickle.Tuple && n.B == 2:
+		pair := e.machine.Kids(n)
+		module, name = &e.nodes[pair[0]], &e.nodes[pair[1]]
+	default:
+		e.reject(n, "its class is given as a %v", n.Kind)
+	}
+	if module.Kind == pickle.Py2Str || name.Kind == pickle.Py2Str {
+		e.row.Forms[Python2Class]++
+	}
+	moduleText, nameText := e.columnText(module), e.columnText(name)
+	if len(moduleText) == 0 || len(nameText) == 0 {
+		e.reject(n, "its class has no name or no module")
+	}
+	e.row.Module, e.row.Name = moduleText, nameText
+	if size := len(moduleText) + len(nameText); size > maxClassName {
+		e.reject(n, "the name of its class has %d bytes, the index on classes takes %d", size, maxClassName)
+	}
+}
+
+// columnText is text that is stored in a column of its own.
+func (e *Encoder) columnText(n *pickle.Node) []byte {
+	if !isText(n) {
+		e.reject(n, "the name of its class is no text")
+	}
+	text := e.machine.Data(n)
+	if n.Flags&pickle.Plain == 0 {
+		for _, c := range text {
+			if c == 0 {
+				e.reject(n, "the name of its class has a NUL in it")
+			}
+		}
+	}
+	return text
+}
