@@ -204,6 +204,12 @@ func parseFloat(text string) (float64, bool) {
 	if strings.ContainsAny(text, "xXpP_") {
 		return 0, false
 	}
+	switch strings.ToLower(text) {
+	case "nan", "+nan": // the payload of Python's is not that of math.NaN
+		return math.Float64frombits(0x7ff8 << 48), true
+	case "-nan":
+		return math.Float64frombits(0xfff8 << 48), true
+	}
 	v, err := strconv.ParseFloat(text, 64)
 	if err != nil && !math.IsInf(v, 0) {
 		return 0, false
