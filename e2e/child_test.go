@@ -1,0 +1,110 @@
+//go:build faults
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
+	"github.com/zodb-convert/zodb-convert/internal/pgtest"
+	"github.com/zodb-convert/zodb-convert/pipeline"
+	"github.com/zodb-convert/zodb-convert/source/filestorage"
+)
+
+// The test program is also the program that is killed: with this variable it
+// runs one conversion and exits. It is the product but for the command line,
+// which cannot set chunks as small as small databases need.
+const childVariable = "ZODB_CONVERT_E2E_CHILD"
+
+// conversion is what a child is asked to do.
+type conversion struct {
+	Source      string
+	DSN         string
+	History     bool
+	Incremental bool
+	Workers     int
+	ChunkBytes  int64
+	Rejects     string
+}
+
+var postgres pgtest.Shared
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childVariable); spec != "" {
+		if err := convert(spec); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	code := m.Run()
+	postgres.Close()
+	os.Exit(code)
+}
+
+func convert(spec string) error {
+	var c conversion
+	if err := json.Unmarshal([]byte(spec), &c); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	src, err := filestorage.Open(ctx, c.Source)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := pgjsonb.Open(ctx, pgjsonb.Config{DSN: c.DSN, HistoryPreserving: c.History})
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	_, err = pipeline.Run(ctx, src, dst, pipeline.Options{
+		Workers: c.Workers, ChunkBytes: c.ChunkBytes, Incremental: c.Incremental, Rejects: c.Rejects, Tool: "e2e",
+	})
+	return err
+}
+
+// start runs the conversion in a child with the given faults. The error is that
+// of the process; what it printed comes with it.
+func (c conversion) start(t *testing.T, faults string, environ ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	spec, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), childVariable+"="+string(spec), "ZODB_CONVERT_FAULT="+faults)
+	cmd.Env = append(cmd.Env, environ...)
+	out := new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, out
+}
+
+// run is start and wait.
+func (c conversion) run(t *testing.T, faults string, environ ...string) (*os.ProcessState, string) {
+	t.Helper()
+	cmd, out := c.start(t, faults, environ...)
+	_ = cmd.Wait() // the state tells
+	return cmd.ProcessState, out.String()
+}
+
+// mustRun is run for a conversion that has to succeed.
+func (c conversion) mustRun(t *testing.T, environ ...string) {
+	t.Helper()
+	if state, out := c.run(t, "", environ...); !state.Success() {
+		t.Fatalf("conversion of %s: %v\n%s", c.Source, state, out)
+	}
+}
