@@ -89,7 +89,7 @@ func Alive(ctx context.Context, q Querier, r *Record, host string) (bool, error)
 		if time.Now().After(deadline) {
 			return true, nil
 		}
-		if err := sleep(ctx, 200*time.Millisecond); err != nil {
+		if err := sleep(ctx, 25*time.Millisecond); err != nil {
 			return false, err
 		}
 	}

@@ -1,0 +1,417 @@
+package pgjsonb
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/fault"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/watermark"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// stageTable takes the records of a group of chunks before they replace rows. A
+// record without class is a deletion or a reject.
+const stageTable = "pg_temp.zodb_convert_stage"
+
+const stageColumns = "(seq, zoid, tid, class_mod, class_name, state, state_size, refs)"
+
+// follower writes what came after the load, oldest first. A group of chunks
+// that ends with a transaction is one transaction of PostgreSQL, so that at any
+// moment the destination is the source as it was at some earlier time. Its
+// commits wait for the disk: what is acknowledged is never written again.
+type follower struct {
+	s    *session
+	conn *pgx.Conn
+	rows recordRows
+
+	// The open group.
+	open         bool
+	chunks       int
+	from         int64
+	seq          int64
+	transactions int64
+	result       dest.Result
+	maxOID       int64
+	// last is the highest tid that is committed; maxTID that of the group.
+	last, maxTID zodb.TID
+}
+
+// Follower opens the writer that catches up.
+func (s *session) Follower(ctx context.Context, src source.Source) (dest.Writer, error) {
+	f := &follower{s: s, rows: newRecordRows(src), maxOID: s.record.MaxOID}
+	if err := f.connect(ctx); err != nil {
+		return nil, err
+	}
+	var last *int64
+	if err := f.conn.QueryRow(ctx, `SELECT max(tid) FROM `+s.layout.name(transactionLog)).Scan(&last); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("find the last transaction: %w", err)
+	}
+	if last != nil {
+		f.last = zodb.TID(*last)
+	}
+	return f, nil
+}
+
+func (f *follower) connect(ctx context.Context) (err error) {
+	f.conn, err = f.s.dest.connect.reopen(ctx, f.s.application("follow"), f.s.dest.config.Wait)
+	if err != nil {
+		return f.s.dest.plain(err)
+	}
+	_, err = f.conn.Exec(ctx, `CREATE TEMPORARY TABLE zodb_convert_stage (seq bigint, zoid bigint, tid bigint, class_mod text,
+		class_name text, state jsonb, state_size integer, refs bigint[]) ON COMMIT DELETE ROWS`)
+	if err != nil {
+		return fmt.Errorf("make a table for new records: %w", err)
+	}
+	return nil
+}
+
+// Close ends the connection; a group that is open is not written.
+func (f *follower) Close() error {
+	closeQuietly(f.conn)
+	return nil
+}
+
+// Write stages a chunk, and commits if a transaction of the source ends with it.
+func (f *follower) Write(ctx context.Context, c *source.Chunk) (*dest.Result, error) {
+	if err := f.fits(c); err != nil {
+		return nil, err
+	}
+	f.rows.start(c, f.s.plan.Options.HistoryPreserving)
+	for {
+		result, err := f.attempt(ctx, c)
+		if err == nil {
+			return result, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if !lost(err) && !f.conn.IsClosed() {
+			return nil, f.s.fenced(stopped(c, err))
+		}
+		if f.chunks > 1 {
+			// Earlier chunks of the group are gone with the connection, and their
+			// memory is the source's again.
+			return nil, fmt.Errorf("the connection to PostgreSQL was lost within a transaction of the source (%s); go on with --incremental", sentence(err.Error()))
+		}
+		result, err = f.settle(ctx, c, err)
+		if result != nil || err != nil {
+			return result, err
+		}
+	}
+}
+
+// fits refuses numbers that the columns cannot hold.
+func (f *follower) fits(c *source.Chunk) error {
+	for i := range c.Transactions {
+		if t := &c.Transactions[i]; t.TID >= zodb.Limit {
+			return &dest.RefusedError{Reason: fmt.Sprintf("the source has a transaction with tid %v at %d, which a bigint column cannot hold with room for new ones", t.TID, t.Pos)}
+		}
+	}
+	for i := range c.Records {
+		if r := &c.Records[i]; r.OID >= zodb.Limit {
+			return &dest.RefusedError{Reason: fmt.Sprintf("the source has an object with oid %v at %d, which a bigint column cannot hold with room for new ones", r.OID, r.Pos)}
+		}
+	}
+	return nil
+}
+
+// settle connects again and finds out whether the group was committed.
+func (f *follower) settle(ctx context.Context, c *source.Chunk, cause error) (*dest.Result, error) {
+	old := f.conn.PgConn().PID()
+	closeQuietly(f.conn)
+	f.open = false
+	if err := f.connect(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("the connection to PostgreSQL was lost (%s): %w; go on with --incremental", sentence(cause.Error()), err)
+	}
+	if err := watermark.Terminate(ctx, f.conn, f.s.record.ID, old); err != nil && !lost(err) {
+		return nil, err
+	}
+	if err := f.s.withControl(ctx, func(conn *pgx.Conn) error { return conn.Ping(ctx) }); err != nil {
+		return nil, err
+	}
+	result, err := f.s.tables.ChunkResult(ctx, f.conn, watermark.Follow, c.Range)
+	if lost(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, f.s.fenced(err)
+	}
+	if result != nil {
+		f.committed()
+	}
+	return result, nil
+}
+
+func (f *follower) committed() {
+	f.open = false
+	f.last = max(f.last, f.maxTID)
+	f.s.record.MaxOID = max(f.s.record.MaxOID, f.maxOID)
+}
+
+func (f *follower) exec(ctx context.Context, sql ...string) error {
+	_, err := f.conn.PgConn().Exec(ctx, strings.Join(sql, "; ")).ReadAll()
+	return err
+}
+
+func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, error) {
+	clear(f.rows.refused)
+	if !f.open {
+		fault.Point("follow.begin")
+		f.chunks, f.from, f.seq, f.transactions = 0, c.Range.From, 0, 0
+		f.result, f.maxTID = dest.Result{}, 0
+		if err := f.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f.s.tables.Fence(f.s.record.Generation), "SET LOCAL synchronous_commit = on"); err != nil {
+			return nil, err
+		}
+		f.open = true
+	}
+	f.chunks++
+	err := f.stage(ctx, c)
+	if ofData(err) {
+		cause := err
+		if err := f.rows.findRefused(ctx, f.conn, stageTable); err != nil {
+			return nil, err
+		}
+		if len(f.rows.refused) == 0 {
+			return nil, cause
+		}
+		err = f.stage(ctx, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	fault.Point("follow.copied")
+	if !c.EndsTransaction {
+		return f.rows.result, nil
+	}
+	return f.rows.result, f.commit(ctx, source.Range{From: f.from, To: c.Range.To})
+}
+
+// stage copies a chunk's transactions, records and rejects. A failure on data
+// leaves the transaction as it was before.
+func (f *follower) stage(ctx context.Context, c *source.Chunk) (err error) {
+	if err := f.exec(ctx, "SAVEPOINT chunk"); err != nil {
+		return err
+	}
+	r := &f.rows
+	r.reset()
+	seq := f.seq
+	err = f.copyChunk(ctx, c)
+	if ofData(err) {
+		f.seq = seq
+		if e := f.exec(ctx, "ROLLBACK TO SAVEPOINT chunk", "RELEASE SAVEPOINT chunk"); e != nil {
+			return e
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.exec(ctx, "RELEASE SAVEPOINT chunk"); err != nil {
+		return err
+	}
+	r.total()
+	f.result.Add(r.result)
+	f.maxOID = max(f.maxOID, r.maxOID)
+	f.transactions += int64(len(c.Transactions))
+	for i := range c.Transactions {
+		f.maxTID = max(f.maxTID, c.Transactions[i].TID)
+	}
+	return nil
+}
+
+func (f *follower) copyChunk(ctx context.Context, c *source.Chunk) error {
+	r, l := &f.rows, f.s.layout
+	if len(c.Transactions) > 0 {
+		err := r.copy(ctx, f.conn, "COPY "+l.name(transactionLog)+" (tid, username, description, extension) FROM STDIN (FORMAT binary)", r.transactions())
+		if code(err) == "23505" {
+			return fmt.Errorf("the source has a transaction that is in the destination already: %s", serverMessage(err))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := r.copy(ctx, f.conn, "COPY "+stageTable+" "+stageColumns+" FROM STDIN (FORMAT binary)", f.staged(ctx)); err != nil {
+		return err
+	}
+	if len(r.rejects) > 0 {
+		return r.copy(ctx, f.conn, "COPY "+f.s.tables.Reject+" "+watermark.RejectColumns+" FROM STDIN (FORMAT binary)", r.rejected(ctx))
+	}
+	return nil
+}
+
+// revision is what there is one row for.
+type revision struct {
+	oid zodb.OID
+	tid zodb.TID // 0 where there is no history
+}
+
+// staged gives the rows of the stage: of several records for one row the last.
+func (f *follower) staged(ctx context.Context) func() error {
+	r := &f.rows
+	newest := make(map[zodb.OID]int, len(r.chunk.Records))
+	last := make(map[revision]int, len(r.chunk.Records))
+	for i := range r.chunk.Records {
+		record := &r.chunk.Records[i]
+		newest[record.OID] = i
+		last[f.revision(record)] = i
+	}
+	i := 0
+	return func() error {
+		for i < len(r.chunk.Records) {
+			index := i
+			i++
+			record := &r.chunk.Records[index]
+			if later := last[f.revision(record)]; later != index {
+				if r.chunk.Records[later].TID == record.TID {
+					r.result.Dropped++
+				} else {
+					r.result.Superseded++
+				}
+				continue
+			}
+			return f.stageRecord(ctx, index, newest[record.OID] == index)
+		}
+		return io.EOF
+	}
+}
+
+func (f *follower) revision(record *source.Record) revision {
+	if !f.rows.history {
+		return revision{oid: record.OID}
+	}
+	return revision{record.OID, record.TID}
+}
+
+func (f *follower) stageRecord(ctx context.Context, index int, newest bool) error {
+	r := &f.rows
+	record := &r.chunk.Records[index]
+	r.maxOID = max(r.maxOID, int64(record.OID))
+	row, size, bad, err := r.encode(ctx, record, index)
+	if err != nil {
+		return err
+	}
+	b := appendBigint(appendInt16(r.stream.head, 8), f.seq)
+	f.seq++
+	if row != nil {
+		r.count(row, size, newest)
+		r.stream.head = appendObjectFields(b, record, row)
+		r.stream.tail = appendObjectTail(r.stream.tail, size, row.Refs)
+		r.stream.emit(row.State)
+		return nil
+	}
+	switch {
+	case bad != nil:
+		r.rejects = append(r.rejects, *bad)
+		r.result.Rejected++
+	case newest:
+		r.result.Deleted++
+	default:
+		r.result.Revisions++
+	}
+	b = appendBigint(b, int64(record.OID))
+	b = appendBigint(b, int64(record.TID))
+	for range 5 {
+		b = appendNull(b)
+	}
+	r.stream.head = b
+	r.stream.emit(nil)
+	return nil
+}
+
+// commit applies the group and commits.
+func (f *follower) commit(ctx context.Context, group source.Range) error {
+	if err := f.apply(ctx); err != nil {
+		return err
+	}
+	fault.Point("follow.applied")
+	note, err := f.s.tables.ChunkSQL(watermark.Follow, group, f.maxOID, &f.result)
+	if err != nil {
+		return err
+	}
+	fault.Point("follow.commit")
+	answer := f.conn.PgConn().Exec(ctx, note+"; COMMIT")
+	fault.Point("follow.sent")
+	if err := committed(answer); err != nil {
+		return err
+	}
+	f.committed()
+	fault.Point("follow.committed")
+	return nil
+}
+
+// apply replaces rows by the staged ones, under the lock that the site takes
+// to commit.
+func (f *follower) apply(ctx context.Context) error {
+	statements := []string{
+		"ANALYZE " + stageTable + " (seq, zoid, tid)",
+		"SELECT pg_advisory_xact_lock(0)",
+	}
+	if err := f.exec(ctx, statements...); err != nil {
+		return err
+	}
+	if err := f.alone(ctx); err != nil {
+		return err
+	}
+	statements = f.historyFree()
+	if f.rows.history {
+		statements = f.historyPreserving()
+	}
+	return f.exec(ctx, append(statements, f.s.layout.raiseSequence(f.maxOID))...)
+}
+
+// alone makes sure that the site has not written meanwhile.
+func (f *follower) alone(ctx context.Context) error {
+	if len(f.s.plan.Info.Falling) > 0 {
+		return nil // the highest tid tells nothing
+	}
+	var n int64
+	var user *string
+	err := f.conn.QueryRow(ctx, `SELECT count(*), max(username) FROM `+f.s.layout.name(transactionLog)+` WHERE tid > $1::int8`, int64(f.last)).Scan(&n, &user)
+	if err != nil {
+		return fmt.Errorf("look for other writers: %w", err)
+	}
+	if n != f.transactions {
+		return fmt.Errorf("the site has written to %s while it was caught up: stop it; %d transactions are there that are not the source's", f.s.dest.Name(), n-f.transactions)
+	}
+	return nil
+}
+
+const (
+	columnList = "zoid, tid, class_mod, class_name, state, state_size, refs"
+	// newestStaged are the staged rows that become current. Rows of one oid that
+	// several chunks of a group staged differ in seq.
+	newestStaged = "(SELECT DISTINCT ON (zoid) * FROM " + stageTable + " ORDER BY zoid, seq DESC)"
+)
+
+func (f *follower) historyFree() []string {
+	state := f.s.layout.name(objectState)
+	return []string{
+		"DELETE FROM " + state + " o USING " + newestStaged + " n WHERE o.zoid = n.zoid AND n.class_mod IS NULL",
+		"INSERT INTO " + state + " (" + columnList + ") SELECT " + columnList + " FROM " + newestStaged + " n WHERE class_mod IS NOT NULL " +
+			"ON CONFLICT (zoid) DO UPDATE SET tid = EXCLUDED.tid, class_mod = EXCLUDED.class_mod, class_name = EXCLUDED.class_name, " +
+			"state = EXCLUDED.state, state_size = EXCLUDED.state_size, refs = EXCLUDED.refs",
+	}
+}
+
+func (f *follower) historyPreserving() []string {
+	state, old := f.s.layout.name(objectState), f.s.layout.name(objectHistory)
+	return append([]string{
+		// Of several records of one oid in one transaction the last counts.
+		"DELETE FROM " + stageTable + " a USING " + stageTable + " b WHERE a.zoid = b.zoid AND a.tid = b.tid AND a.seq < b.seq",
+		"INSERT INTO " + old + " (" + columnList + ") SELECT " + columnList + " FROM " + state +
+			" WHERE zoid IN (SELECT zoid FROM " + stageTable + ") ON CONFLICT (zoid, tid) DO NOTHING",
+		"INSERT INTO " + old + " (" + columnList + ") SELECT zoid, tid, coalesce(class_mod, ''), coalesce(class_name, ''), state, " +
+			"coalesce(state_size, 0), coalesce(refs, '{}') FROM " + stageTable + " s WHERE class_mod IS NULL " +
+			"OR EXISTS (SELECT FROM " + stageTable + " n WHERE n.zoid = s.zoid AND n.seq > s.seq) ON CONFLICT (zoid, tid) DO NOTHING",
+	}, f.historyFree()...)
+}

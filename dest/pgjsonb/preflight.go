@@ -1,0 +1,263 @@
+package pgjsonb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/watermark"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// oldestServer is the first release that is supported.
+const oldestServer = 150000
+
+// server is what a run needs to know of the server and its rights there.
+type server struct {
+	version     int
+	versionText string
+	encoding    string
+	standby     bool
+	readOnly    bool
+	mayCreate   bool // in the schema
+	mayTemp     bool
+	plpgsql     bool
+	role        string
+	free        int // connections that are left, for the server, the database and the role
+	lz4         bool
+}
+
+func readServer(ctx context.Context, q watermark.Querier, schema string) (*server, error) {
+	s := new(server)
+	err := q.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version'),
+		current_setting('server_encoding'), pg_is_in_recovery(),
+		current_setting('transaction_read_only') = 'on',
+		has_schema_privilege($1::text, 'CREATE') AND has_schema_privilege($1::text, 'USAGE'),
+		has_database_privilege(current_database(), 'TEMPORARY'),
+		coalesce((SELECT has_language_privilege(oid, 'USAGE') FROM pg_catalog.pg_language WHERE lanname = 'plpgsql'), false),
+		current_user::text,
+		coalesce((SELECT 'lz4' = ANY(enumvals) FROM pg_catalog.pg_settings WHERE name = 'default_toast_compression'), false)`,
+		schema).Scan(&s.version, &s.versionText, &s.encoding, &s.standby, &s.readOnly, &s.mayCreate, &s.mayTemp, &s.plpgsql, &s.role, &s.lz4)
+	if err != nil {
+		return nil, fmt.Errorf("ask the server what it is: %w", err)
+	}
+	// Which sessions are clients is shown for the own role's only; what is not
+	// shown counts as one.
+	err = q.QueryRow(ctx, `WITH clients AS (SELECT datname, usename FROM pg_catalog.pg_stat_activity
+			WHERE datid IS NOT NULL AND pid <> pg_backend_pid() AND coalesce(backend_type, 'client backend') = 'client backend')
+		SELECT least(
+			(SELECT sum(CASE WHEN name = 'max_connections' THEN setting::int WHEN r.rolsuper THEN 0 ELSE -setting::int END)
+				FROM pg_catalog.pg_settings, pg_catalog.pg_roles r WHERE r.rolname = session_user
+				AND name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')) - (SELECT count(*) FROM clients),
+			(SELECT CASE WHEN datconnlimit < 0 THEN NULL ELSE datconnlimit - (SELECT count(*) FROM clients WHERE datname = current_database()) END
+				FROM pg_catalog.pg_database WHERE datname = current_database()),
+			(SELECT CASE WHEN rolconnlimit < 0 THEN NULL ELSE rolconnlimit - (SELECT count(*) FROM clients WHERE usename = session_user) END
+				FROM pg_catalog.pg_roles WHERE rolname = session_user))::int`).Scan(&s.free)
+	if err != nil {
+		return nil, fmt.Errorf("ask the server for free connections: %w", err)
+	}
+	return s, nil
+}
+
+// check refuses a server that a run could not finish on.
+func (s *server) check(d *Destination, l *layout, workers int) error {
+	refuse := func(reason, hint string) error { return &dest.RefusedError{Reason: reason, Hint: hint} }
+	switch {
+	case s.version < oldestServer:
+		return refuse(fmt.Sprintf("PostgreSQL %s at %s is too old", s.versionText, d.connect.address()), "use PostgreSQL 15 or newer")
+	case s.encoding != "UTF8":
+		return refuse(fmt.Sprintf("%s has encoding %s, which cannot hold all text", d.Name(), s.encoding),
+			"create the database with ENCODING 'UTF8' TEMPLATE template0")
+	case s.standby:
+		return refuse(fmt.Sprintf("PostgreSQL at %s is a standby, which cannot be written to", d.connect.address()), "connect to the primary server")
+	case s.readOnly:
+		return refuse(fmt.Sprintf("%s is read-only", d.Name()), "switch default_transaction_read_only off")
+	case !s.mayCreate:
+		return refuse(fmt.Sprintf("user %q may not create tables in schema %q of %s", s.role, l.schema, d.Name()),
+			fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA %s TO %s", quote(l.schema), quote(s.role)))
+	case !s.mayTemp:
+		return refuse(fmt.Sprintf("user %q may not create temporary tables in %s", s.role, d.Name()),
+			fmt.Sprintf("GRANT TEMPORARY ON DATABASE %s TO %s", quote(d.connect.config.Database), quote(s.role)))
+	case !s.plpgsql:
+		return refuse(fmt.Sprintf("user %q may not use the language plpgsql in %s, which zodb-pgjsonb needs for a trigger", s.role, d.Name()),
+			"CREATE EXTENSION plpgsql, or GRANT USAGE ON LANGUAGE plpgsql")
+	case s.free < workers+1:
+		return refuse(fmt.Sprintf("PostgreSQL at %s has %d free connections, %d are needed for %s", d.connect.address(), max(s.free, 0), workers+1, count(int64(workers), "worker")),
+			"use fewer workers (-w), or raise max_connections or the connection limit of database or role")
+	}
+	return nil
+}
+
+// State looks at what is there and writes nothing.
+func (d *Destination) State(ctx context.Context, workers int) (*dest.State, error) {
+	conn, err := d.connect.open(ctx, "zodb-convert")
+	if err != nil {
+		return nil, d.plain(err)
+	}
+	defer closeQuietly(conn)
+	l, err := readLayout(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	srv, err := readServer(ctx, conn, l.schema)
+	if err != nil {
+		return nil, err
+	}
+	if err := srv.check(d, l, workers); err != nil {
+		return nil, err
+	}
+	if err := l.check(); err != nil {
+		return nil, err
+	}
+	state, err := readState(ctx, conn, l)
+	if err != nil {
+		return nil, err
+	}
+	state.Notes = d.notes(srv, l)
+	return state, nil
+}
+
+// plain gives a refused connection as the error that callers know.
+func (d *Destination) plain(err error) error {
+	var refused *dest.RefusedError
+	if errors.As(err, &refused) {
+		return refused
+	}
+	return err
+}
+
+func (d *Destination) notes(s *server, l *layout) []string {
+	var notes []string
+	if !s.lz4 {
+		notes = append(notes, fmt.Sprintf("PostgreSQL at %s was built without lz4: states are compressed with pglz, which is slower to read", d.connect.address()))
+	}
+	if l.has(objectHistory) && !d.config.HistoryPreserving {
+		notes = append(notes, "the destination has the tables of a history-preserving storage, but only the newest revision of each object is written: the site must run with history-preserving off")
+	}
+	return notes
+}
+
+func readState(ctx context.Context, q watermark.Querier, l *layout) (*dest.State, error) {
+	record, err := l.run().Read(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	state := &dest.State{Condition: dest.Absent}
+	if record != nil {
+		state.Condition, state.Run = dest.Interrupted, &record.Run
+		return state, nil
+	}
+	if !l.has(transactionLog) {
+		return state, nil
+	}
+	return state, l.readContents(ctx, q, state)
+}
+
+// countExactly is how many rows are counted; beyond, the planner's estimate is
+// good enough for a message.
+const countExactly = 100_000
+
+func (l *layout) readContents(ctx context.Context, q watermark.Querier, state *dest.State) error {
+	rows := func(table string) (n int64, err error) {
+		if !l.has(table) {
+			return 0, nil
+		}
+		err = q.QueryRow(ctx, fmt.Sprintf(`SELECT CASE WHEN n <= %d THEN n ELSE greatest(n, (SELECT reltuples::int8 FROM pg_catalog.pg_class WHERE oid = '%s'::regclass)) END
+			FROM (SELECT count(*) AS n FROM (SELECT FROM %s LIMIT %d) AS found) AS counted`,
+			countExactly, l.name(table), l.name(table), countExactly+1)).Scan(&n)
+		if err != nil {
+			return 0, fmt.Errorf("count the rows of %s: %w", table, err)
+		}
+		return n, nil
+	}
+	var blobs, old int64
+	var err error
+	for _, t := range []struct {
+		name string
+		n    *int64
+	}{{transactionLog, &state.Transactions}, {objectState, &state.Objects}, {blobState, &blobs}, {objectHistory, &old}} {
+		if *t.n, err = rows(t.name); err != nil {
+			return err
+		}
+	}
+	state.Condition = dest.Empty
+	if state.Transactions+state.Objects+blobs+old == 0 {
+		return nil
+	}
+	state.Condition = dest.Filled
+	var last *int64
+	var root bool
+	err = q.QueryRow(ctx, `SELECT (SELECT max(tid) FROM `+l.name(transactionLog)+`), EXISTS (SELECT FROM `+l.name(objectState)+` WHERE zoid = 0)`).Scan(&last, &root)
+	if err != nil {
+		return fmt.Errorf("find the last transaction: %w", err)
+	}
+	if last != nil {
+		state.LastTID = zodb.TID(*last)
+	}
+	state.RootOnly = root && state.Objects == 1 && blobs == 0 && old == 0
+	return nil
+}
+
+// checkSource refuses what cannot be written, before the load.
+func (d *Destination) checkSource(info *source.Info) error {
+	refuse := func(hint, format string, args ...any) error {
+		return &dest.RefusedError{Reason: fmt.Sprintf(format, args...), Hint: hint}
+	}
+	name := info.Identity.Name
+	switch {
+	case info.Blobs > 0:
+		first := ""
+		if len(info.BlobOIDs) > 0 {
+			first = fmt.Sprintf(", the first is oid %v", info.BlobOIDs[0])
+		}
+		return refuse("wait for a release that moves blobs", "%s has %s%s; this release does not move blobs yet", name, count(info.Blobs, "blob record"), first)
+	case info.Records > 0 && info.MaxOID >= zodb.Limit:
+		return refuse("", "%s has an object with oid %v, which a bigint column cannot hold with room for new ones", name, info.MaxOID)
+	case info.MaxTID >= zodb.Limit:
+		return refuse("", "%s has a transaction with tid %v, which a bigint column cannot hold with room for new ones", name, info.MaxTID)
+	}
+	for _, f := range info.Falling {
+		if f.Equal {
+			return refuse("", "%s has two transactions with tid %v, at %d and %d; a transaction's tid is its key in the destination", name, f.TID, f.PrevPos, f.Pos)
+		}
+		if d.config.HistoryPreserving {
+			return refuse("convert it without history, or pack it first",
+				"the tids of %s fall: transaction %v at %d stands behind %v at %d, so its history has no order", name, f.TID, f.Pos, f.Prev, f.PrevPos)
+		}
+	}
+	return nil
+}
+
+// blockers names the sessions that hold locks on the tables.
+func (l *layout) blockers(ctx context.Context, q watermark.Querier, tables []string) string {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = l.name(t)
+	}
+	rows, err := q.Query(ctx, `SELECT DISTINCT a.pid, coalesce(nullif(a.application_name, ''), 'unnamed'), coalesce(a.usename, '?'),
+			coalesce(a.state, '?'), coalesce(to_char(coalesce(a.query_start, a.xact_start, a.backend_start), 'YYYY-MM-DD HH24:MI:SS'), '?')
+		FROM pg_catalog.pg_locks k JOIN pg_catalog.pg_stat_activity a ON a.pid = k.pid
+		WHERE k.granted AND k.locktype = 'relation' AND k.pid <> pg_backend_pid() AND k.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		AND k.relation IN (SELECT to_regclass(n)::oid FROM unnest($1::text[]) n) ORDER BY 1`, names)
+	if err != nil {
+		return ""
+	}
+	var text string
+	var pid int32
+	var app, user, state, since string
+	_, err = pgx.ForEachRow(rows, []any{&pid, &app, &user, &state, &since}, func() error {
+		if text != "" {
+			text += ", "
+		}
+		text += fmt.Sprintf("process %d (application %q, user %s, %s, its last query started %s)", pid, app, user, state, since)
+		return nil
+	})
+	if err != nil {
+		return ""
+	}
+	return text
+}

@@ -1,0 +1,162 @@
+package pgjsonb
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
+	"github.com/zodb-convert/zodb-convert/source"
+)
+
+// The binary format of COPY: a signature, flags and the length of a header
+// extension; then per row the number of fields and each with its length, -1 for
+// NULL; -1 instead of a number of fields ends it. All numbers are big-endian.
+const (
+	copyHeader  = "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	copyTrailer = "\xff\xff"
+)
+
+const (
+	jsonbVersion = 1  // the first byte of a binary jsonb; text follows
+	int8OID      = 20 // element type of bigint[]
+)
+
+func appendInt16(b []byte, n int16) []byte { return binary.BigEndian.AppendUint16(b, uint16(n)) }
+func appendInt32(b []byte, n int32) []byte { return binary.BigEndian.AppendUint32(b, uint32(n)) }
+func appendInt64(b []byte, n int64) []byte { return binary.BigEndian.AppendUint64(b, uint64(n)) }
+
+// appendBigint, appendInteger and appendText append a field with its length.
+func appendBigint(b []byte, n int64) []byte  { return appendInt64(appendInt32(b, 8), n) }
+func appendInteger(b []byte, n int32) []byte { return appendInt32(appendInt32(b, 4), n) }
+func appendNull(b []byte) []byte             { return appendInt32(b, -1) }
+
+func appendText[T string | []byte](b []byte, text T) []byte {
+	return append(appendInt32(b, int32(len(text))), text...)
+}
+
+// appendRefs appends a bigint[] field. An empty array has no dimension.
+func appendRefs(b []byte, refs []int64) []byte {
+	if len(refs) == 0 {
+		b = appendInt32(b, 12)
+		b = appendInt32(b, 0) // dimensions
+		b = appendInt32(b, 0) // no NULLs
+		return appendInt32(b, int8OID)
+	}
+	b = appendInt32(b, int32(20+12*len(refs)))
+	b = appendInt32(b, 1)
+	b = appendInt32(b, 0)
+	b = appendInt32(b, int8OID)
+	b = appendInt32(b, int32(len(refs)))
+	b = appendInt32(b, 1) // lower bound
+	for _, r := range refs {
+		b = appendBigint(b, r)
+	}
+	return b
+}
+
+// appendObjectHead and appendObjectTail are a row of object_state or
+// object_history around the text of the state.
+func appendObjectHead(b []byte, r *source.Record, row *jsonb.Row) []byte {
+	return appendObjectFields(appendInt16(b, 7), r, row)
+}
+
+// appendObjectFields is appendObjectHead without the number of fields.
+func appendObjectFields(b []byte, r *source.Record, row *jsonb.Row) []byte {
+	b = appendBigint(b, int64(r.OID))
+	b = appendBigint(b, int64(r.TID))
+	b = appendText(b, row.Module)
+	b = appendText(b, row.Name)
+	b = appendInt32(b, int32(1+len(row.State)))
+	return append(b, jsonbVersion)
+}
+
+func appendObjectTail(b []byte, size int, refs []int64) []byte {
+	return appendRefs(appendInteger(b, int32(size)), refs)
+}
+
+// appendTombstone is a row of object_history that says that from this
+// transaction on the object does not exist.
+func appendTombstone(b []byte, r *source.Record) []byte {
+	b = appendInt16(b, 7)
+	b = appendBigint(b, int64(r.OID))
+	b = appendBigint(b, int64(r.TID))
+	b = appendText(b, "")
+	b = appendText(b, "")
+	b = appendNull(b)
+	b = appendInteger(b, 0)
+	return appendRefs(b, nil)
+}
+
+// rowStream is the io.Reader that COPY reads from: it makes one row when the
+// bytes of the one before are gone, so that no more than one record's JSON is
+// in memory. The state is not copied but handed out from where the codec left
+// it.
+type rowStream struct {
+	// next makes the next row with emit, or returns io.EOF.
+	next func() error
+	// err is what next failed with.
+	err error
+
+	head, tail []byte // reused
+	segments   [3][]byte
+	segment    int
+	ended      bool
+}
+
+// reset makes the stream ready for another COPY.
+func (s *rowStream) reset(next func() error) {
+	s.next, s.err, s.ended = next, nil, false
+	s.head = append(s.head[:0], copyHeader...)
+	s.segments = [3][]byte{s.head, nil, nil}
+	s.segment = 0
+	if cap(s.tail) > keepBuffer {
+		s.tail = nil
+	}
+}
+
+// emit hands over a row whose head and tail were appended to the buffers.
+func (s *rowStream) emit(state []byte) {
+	s.segments = [3][]byte{s.head, state, s.tail}
+	s.segment = 0
+}
+
+// Read gives the stream's bytes. pgx reads 64 kB at a time.
+func (s *rowStream) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if s.segment < len(s.segments) {
+			k := copy(p[n:], s.segments[s.segment])
+			n += k
+			if s.segments[s.segment] = s.segments[s.segment][k:]; len(s.segments[s.segment]) == 0 {
+				s.segment++
+			}
+			continue
+		}
+		if s.ended {
+			return n, io.EOF
+		}
+		s.head, s.tail = s.head[:0], s.tail[:0]
+		if err := s.next(); errors.Is(err, io.EOF) {
+			s.ended = true
+			s.head = append(s.head, copyTrailer...)
+			s.emit(nil)
+		} else if err != nil {
+			s.err = err
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// discard makes all rows without looking at them.
+func (s *rowStream) discard(next func() error) error {
+	s.reset(next)
+	for {
+		s.head, s.tail = s.head[:0], s.tail[:0]
+		if err := next(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}

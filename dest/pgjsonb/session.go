@@ -1,0 +1,657 @@
+package pgjsonb
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/fault"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/watermark"
+)
+
+// session is a claimed run.
+type session struct {
+	dest   *Destination
+	plan   *dest.Plan
+	layout *layout
+	tables watermark.Tables
+	record *watermark.Record
+	bare   *bare
+
+	workers atomic.Int32
+
+	mu      sync.Mutex
+	control *pgx.Conn // idle between uses: it tells that the run is alive
+
+	// written are the ranges that writers of this session have committed.
+	writtenMu sync.Mutex
+	written   map[source.Range]bool
+}
+
+var _ dest.Session = (*session)(nil)
+
+// Begin starts a run, goes on with an interrupted one, or opens a finished
+// database to catch up.
+func (d *Destination) Begin(ctx context.Context, plan *dest.Plan) (dest.Session, error) {
+	if err := d.checkSource(plan.Info); err != nil {
+		return nil, err
+	}
+	conn, err := d.connect.open(ctx, "zodb-convert")
+	if err != nil {
+		return nil, d.plain(err)
+	}
+	s := &session{dest: d, plan: plan, control: conn, written: map[source.Range]bool{}}
+	if err := s.begin(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *session) begin(ctx context.Context) error {
+	if err := s.look(ctx); err != nil {
+		return err
+	}
+	record, err := s.tables.Read(ctx, s.control)
+	if err != nil {
+		return err
+	}
+	fault.Point("claim.begin")
+	if record != nil {
+		switch {
+		case s.plan.Continue:
+			return s.continueRun(ctx, record)
+		case s.plan.Clear:
+			if err := s.dest.undo(ctx, s.control, s.layout, record); err != nil {
+				return err
+			}
+			if err := s.look(ctx); err != nil {
+				return err
+			}
+		default:
+			return s.dest.unfinished(record)
+		}
+	}
+	state, err := readState(ctx, s.control, s.layout)
+	if err != nil {
+		return err
+	}
+	if state.Condition != dest.Filled {
+		return s.start(ctx, false)
+	}
+	switch {
+	case s.plan.Clear:
+		return s.start(ctx, true)
+	case s.plan.Continue:
+		return s.open(ctx)
+	case state.RootOnly:
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s is not empty: it holds a root object and nothing else, as a site makes one when it is started on a new database", s.dest.Name()),
+			Hint:   "stop the site and use --clear to start from an empty database",
+		}
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("%s already holds %s in %s", s.dest.Name(), count(state.Objects, "object"), count(state.Transactions, "transaction")),
+		Hint:   "use --incremental to add what is newer in the source, or --clear to empty it first",
+	}
+}
+
+// look reads and checks what is there.
+func (s *session) look(ctx context.Context) error {
+	l, err := readLayout(ctx, s.control)
+	if err != nil {
+		return err
+	}
+	srv, err := readServer(ctx, s.control, l.schema)
+	if err != nil {
+		return err
+	}
+	if err := srv.check(s.dest, l, s.plan.Workers-1); err != nil { // the control connection is open
+		return err
+	}
+	if err := l.check(); err != nil {
+		return err
+	}
+	s.layout, s.tables = l, l.run()
+	return nil
+}
+
+func (d *Destination) unfinished(r *watermark.Record) error {
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("%s holds an unfinished conversion that was started %s on %s (pid %d)",
+			d.Name(), r.Started.Format(time.DateTime), r.Host, r.PID),
+		Hint: "continue it with --incremental, or undo it with --abort",
+	}
+}
+
+// busy is the refusal of a run while another one works.
+func (d *Destination) busy(r *watermark.Record) error {
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("another conversion is writing to %s: host %s, pid %d, since %s", d.Name(), r.Host, r.PID, r.Claimed.Format(time.DateTime)),
+		Hint:   "wait until it has ended, or stop it first",
+	}
+}
+
+// start begins a run on an empty database, in one transaction: the tables of
+// the run and of the database are there, and keys and indexes are down, or
+// nothing has happened.
+func (s *session) start(ctx context.Context, clear bool) error {
+	s.record = &watermark.Record{
+		Run: dest.Run{
+			ID: newID(), Generation: 1, Phase: dest.Loading, Source: s.plan.Info.Identity,
+			Options: s.plan.Options, Tool: s.plan.Tool, Host: s.dest.host, PID: os.Getpid(),
+		},
+		Restore: []byte("{}"), MaxOID: int64(s.plan.Info.MaxOID),
+	}
+	s.bare = &bare{Loads: true, Tables: []string{transactionLog, objectState}}
+	if s.plan.Options.HistoryPreserving {
+		s.bare.Tables = append(s.bare.Tables, objectHistory)
+	}
+	return s.logged("take down keys and indexes", func() error {
+		return s.claim(ctx, func(tx pgx.Tx) error { return s.prepare(ctx, tx, clear) })
+	})
+}
+
+// open begins to catch up with a finished database.
+func (s *session) open(ctx context.Context) error {
+	if err := s.checkMode(ctx); err != nil {
+		return err
+	}
+	s.record = &watermark.Record{
+		Run: dest.Run{
+			ID: newID(), Generation: 1, Phase: dest.CatchingUp, Source: s.plan.Info.Identity,
+			Options: s.plan.Options, Tool: s.plan.Tool, Host: s.dest.host, PID: os.Getpid(),
+		},
+		Restore: []byte("{}"), MaxOID: int64(s.plan.Info.MaxOID),
+	}
+	s.bare = &bare{}
+	return s.claim(ctx, func(pgx.Tx) error { return nil })
+}
+
+// claim makes the run's tables and does what goes with it.
+func (s *session) claim(ctx context.Context, with func(pgx.Tx) error) error {
+	if err := s.rename(ctx); err != nil {
+		return err
+	}
+	err := s.inTx(ctx, func(tx pgx.Tx) error {
+		if err := s.tables.Create(ctx, tx, s.record); err != nil {
+			return err
+		}
+		fault.Point("claim.created")
+		return with(tx)
+	})
+	if err == nil {
+		fault.Point("claim.committed")
+		return nil
+	}
+	if watermark.Exists(err) {
+		if first, e := s.tables.Read(ctx, s.control); e == nil && first != nil {
+			return s.dest.busy(first)
+		}
+	}
+	return s.explain(ctx, err)
+}
+
+// inTx runs fn in a transaction of the control connection that waits for locks
+// only so long.
+func (s *session) inTx(ctx context.Context, fn func(pgx.Tx) error) error {
+	tx, err := s.control.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	if _, err := tx.Exec(ctx, fmt.Sprintf("SET LOCAL lock_timeout = %d", s.dest.config.LockTimeout.Milliseconds())); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// prepare makes the schema, or what is missing of it, and takes down what makes
+// a load slow.
+func (s *session) prepare(ctx context.Context, tx pgx.Tx, clear bool) error {
+	hp := s.plan.Options.HistoryPreserving
+	existed := s.layout.has(transactionLog)
+	if existed {
+		if err := s.lockAndEmpty(ctx, tx, clear); err != nil {
+			return err
+		}
+	}
+	undo, err := s.layout.ensure(ctx, tx, hp)
+	if err != nil {
+		return err
+	}
+	s.bare.Undo = undo
+	if err := s.layout.lz4(ctx, tx, hp); err != nil {
+		return err
+	}
+	fault.Point("claim.schema")
+	if err := s.layout.takeDown(ctx, tx, s.bare); err != nil {
+		return err
+	}
+	for _, k := range s.bare.Kept {
+		s.plan.Log(dest.Step{Name: k, Done: true})
+	}
+	note, err := s.bare.note()
+	if err != nil {
+		return err
+	}
+	if err := s.tables.SetRestore(ctx, tx, note); err != nil {
+		return err
+	}
+	s.record.Restore = note
+	fault.Point("claim.bare")
+	fault.Point("claim.commit")
+	return nil
+}
+
+// lockAndEmpty locks the tables and makes sure that they are empty: since they
+// were looked at, a site may have been started.
+func (s *session) lockAndEmpty(ctx context.Context, tx pgx.Tx, clear bool) error {
+	var names []string
+	for _, t := range []string{transactionLog, objectState, blobState, objectHistory, packState} {
+		if s.layout.has(t) {
+			names = append(names, s.layout.name(t))
+		}
+	}
+	if _, err := tx.Exec(ctx, `LOCK TABLE `+strings.Join(names, ", ")+` IN ACCESS EXCLUSIVE MODE`); err != nil {
+		return fmt.Errorf("lock the tables: %w", err)
+	}
+	if clear {
+		if _, err := tx.Exec(ctx, `TRUNCATE `+strings.Join(names, ", ")); err != nil {
+			return fmt.Errorf("empty the tables: %w", err)
+		}
+		return nil
+	}
+	state, err := readStateLocked(ctx, tx, s.layout)
+	if err != nil {
+		return err
+	}
+	if state.Condition != dest.Empty {
+		return &dest.RefusedError{Reason: fmt.Sprintf("%s has just been written to by somebody else", s.dest.Name()), Hint: "stop the site first"}
+	}
+	return nil
+}
+
+func readStateLocked(ctx context.Context, q watermark.Querier, l *layout) (*dest.State, error) {
+	state := new(dest.State)
+	return state, l.readContents(ctx, q, state)
+}
+
+// explain turns errors of the claim into sentences.
+func (s *session) explain(ctx context.Context, err error) error {
+	switch code(err) {
+	case "55P03":
+		who := s.layout.blockers(ctx, s.control, append(append([]string{}, core...), history...))
+		if who == "" {
+			who = "another session"
+		}
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("the tables of %s are in use by %s; they were not free for %v", s.dest.Name(), who, s.dest.config.LockTimeout),
+			Hint:   "stop the site and end such sessions before the conversion",
+		}
+	case "42501":
+		return &dest.RefusedError{Reason: fmt.Sprintf("the role lacks a right in %s: %s", s.dest.Name(), serverMessage(err)), Hint: "let the owner of the database run the conversion"}
+	case "0A000":
+		if strings.Contains(err.Error(), "truncate") {
+			return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be emptied: %s", s.dest.Name(), serverMessage(err)), Hint: "drop the foreign key that refers to it"}
+		}
+	}
+	return err
+}
+
+// continueRun claims an interrupted run.
+func (s *session) continueRun(ctx context.Context, r *watermark.Record) error {
+	alive, err := watermark.Alive(ctx, s.control, r, s.dest.host)
+	if err != nil {
+		return err
+	}
+	if alive {
+		return s.dest.busy(r)
+	}
+	if err := s.sameRun(r); err != nil {
+		return err
+	}
+	if err := s.dest.takeOver(ctx, s.control, s.tables, r, s.plan.Tool); err != nil {
+		return err
+	}
+	// Only now nothing of the earlier generation can be committed any more.
+	if s.record, err = s.tables.Read(ctx, s.control); err != nil {
+		return err
+	}
+	if s.record == nil || s.record.Generation != r.Generation {
+		return s.takenOver()
+	}
+	s.record.MaxOID = max(s.record.MaxOID, int64(s.plan.Info.MaxOID))
+	s.bare, err = parseBare(s.record.Restore)
+	return err
+}
+
+// sameRun refuses to mix two sources, or two ways to write one.
+func (s *session) sameRun(r *watermark.Record) error {
+	now := s.plan.Info.Identity
+	if !r.Source.Same(now) {
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s holds an unfinished conversion of %s up to %d, and %s is not the same up to there: it is another source, or was packed or truncated since",
+				s.dest.Name(), r.Source.Name, r.Source.End, now.Name),
+			Hint: "use the original source, or undo the conversion with --abort and start again",
+		}
+	}
+	if r.Options != s.plan.Options {
+		what := fmt.Sprintf("history-preserving = %v and chunks of %d bytes, not %v and %d",
+			r.Options.HistoryPreserving, r.Options.ChunkBytes, s.plan.Options.HistoryPreserving, s.plan.Options.ChunkBytes)
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s holds an unfinished conversion with other options: %s", s.dest.Name(), what),
+			Hint:   "use the same options, or undo the conversion with --abort and start again",
+		}
+	}
+	return nil
+}
+
+// takeOver fences out earlier generations: theirs are told to end, the raised
+// generation waits for what they have open, and what is left is waited for.
+func (d *Destination) takeOver(ctx context.Context, conn *pgx.Conn, t watermark.Tables, r *watermark.Record, tool string) error {
+	if err := watermark.EndEarlier(ctx, conn, r.ID, r.Generation+1); err != nil {
+		return err
+	}
+	fault.Point("claim.raise")
+	if err := rename(ctx, conn, r.ID, r.Generation+1); err != nil {
+		return err
+	}
+	if err := t.Raise(ctx, conn, r, tool, d.host, os.Getpid()); err != nil {
+		if errors.Is(err, watermark.ErrTakenOver) {
+			return &dest.RefusedError{Reason: fmt.Sprintf("another conversion has just begun to go on with the one in %s", d.Name()), Hint: "wait until it has ended"}
+		}
+		return err
+	}
+	fault.Point("claim.raised")
+	if err := watermark.EndEarlier(ctx, conn, r.ID, r.Generation); err != nil {
+		return err
+	}
+	fault.Point("claim.fenced")
+	return nil
+}
+
+// rename lets the control connection show which run it belongs to.
+func (s *session) rename(ctx context.Context) error {
+	return rename(ctx, s.control, s.record.ID, s.record.Generation)
+}
+
+func rename(ctx context.Context, conn *pgx.Conn, id string, generation int64) error {
+	name := watermark.AppName(id, generation, watermark.ControlRole())
+	if _, err := conn.Exec(ctx, `SELECT set_config('application_name', $1::text, false)`, name); err != nil {
+		return fmt.Errorf("name the connection: %w", err)
+	}
+	return nil
+}
+
+// checkMode refuses to catch up in another mode than the database has.
+func (s *session) checkMode(ctx context.Context) error {
+	hp := s.plan.Options.HistoryPreserving
+	if hp && !s.layout.has(objectHistory) {
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s is history-free, the configuration says history-preserving", s.dest.Name()),
+			Hint:   "catch up with history-preserving = false",
+		}
+	}
+	if hp || !s.layout.has(objectHistory) {
+		return nil
+	}
+	var some bool
+	if err := s.control.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+s.layout.name(objectHistory)+`)`).Scan(&some); err != nil {
+		return fmt.Errorf("look for older revisions: %w", err)
+	}
+	if some {
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s holds older revisions, the configuration says history-free", s.dest.Name()),
+			Hint:   "catch up with history-preserving = true",
+		}
+	}
+	return nil
+}
+
+func newID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// Run is the record as claimed.
+func (s *session) Run() *dest.Run { return &s.record.Run }
+
+// application is the name of a connection of this session.
+func (s *session) application(role string) string {
+	return watermark.AppName(s.record.ID, s.record.Generation, role)
+}
+
+// logged runs a step and tells of it before and after.
+func (s *session) logged(name string, fn func() error) error {
+	start := time.Now()
+	s.plan.Log(dest.Step{Name: name})
+	if err := fn(); err != nil {
+		return err
+	}
+	s.plan.Log(dest.Step{Name: name, Took: time.Since(start), Done: true})
+	return nil
+}
+
+// withControl runs fn on the control connection, which it opens again if the
+// server was away. fn may run twice.
+func (s *session) withControl(ctx context.Context, fn func(*pgx.Conn) error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for again := false; ; again = true {
+		if s.control == nil || s.control.IsClosed() {
+			closeQuietly(s.control)
+			var err error
+			if s.control, err = s.dest.connect.reopen(ctx, s.application(watermark.ControlRole()), s.dest.config.Wait); err != nil {
+				return err
+			}
+		}
+		err := fn(s.control)
+		if err == nil || again || ctx.Err() != nil || !lost(err) && !s.control.IsClosed() {
+			return s.fenced(err)
+		}
+		closeQuietly(s.control)
+		s.control = nil
+	}
+}
+
+// fenced gives the error of a run that was taken over its sentence.
+func (s *session) fenced(err error) error {
+	if err != nil && s.tables.TakenOver(err) {
+		return s.takenOver()
+	}
+	return err
+}
+
+func (s *session) takenOver() error {
+	return fmt.Errorf("%w: it was continued or undone by somebody else while this process was thought to be dead; nothing more is written by this one", watermark.ErrTakenOver)
+}
+
+// Loaded makes what was loaded durable and moves the run to its finishing
+// steps, unless a chunk is missing or rejects are not accepted.
+func (s *session) Loaded(ctx context.Context) error {
+	fault.Point("loaded.begin")
+	err := s.withControl(ctx, func(conn *pgx.Conn) error {
+		r, err := s.tables.Read(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if r == nil || r.Generation != s.record.Generation {
+			return watermark.ErrTakenOver
+		}
+		if r.Phase == dest.Finishing {
+			return nil // an answer that was lost
+		}
+		if err := s.complete(r); err != nil {
+			return err
+		}
+		s.record.Done, s.record.Totals, s.record.MaxOID = r.Done, r.Totals, max(s.record.MaxOID, r.MaxOID)
+		if err := s.acceptable(ctx, conn); err != nil {
+			return err
+		}
+		fault.Point("loaded.checked")
+		// A commit that waits for its WAL waits for that of all earlier commits.
+		if _, err := conn.Exec(ctx, `SET synchronous_commit = on`); err != nil {
+			return fmt.Errorf("make the load durable: %w", err)
+		}
+		return s.tables.SetPhase(ctx, conn, s.record.Generation, dest.Finishing)
+	})
+	if err != nil {
+		return err
+	}
+	s.record.Phase = dest.Finishing
+	fault.Point("loaded.done")
+	return nil
+}
+
+// complete tells whether everything that the source has is accounted for.
+func (s *session) complete(r *watermark.Record) error {
+	if err := s.remembers(r.Done); err != nil {
+		return err
+	}
+	info, t := s.plan.Info, r.Totals
+	if t.Transactions != info.Transactions {
+		return fmt.Errorf("the source has %s but %d were written: this is a defect of zodb-convert, please report it; the destination is not complete",
+			count(info.Transactions, "transaction"), t.Transactions)
+	}
+	records := t.Objects + t.Revisions + t.Deleted + t.Superseded + t.Dropped + t.Rejected
+	if records != info.Records {
+		return fmt.Errorf("the source has %s but %d are accounted for: this is a defect of zodb-convert, please report it; the destination is not complete",
+			count(info.Records, "record"), records)
+	}
+	return nil
+}
+
+// remembers fails if the server has lost chunks that this session has
+// committed. Within a run commits do not wait for the disk, so that a server
+// that crashes forgets the last ones; only Loaded makes them durable.
+func (s *session) remembers(done []source.Range) error {
+	have := make(map[source.Range]bool, len(done))
+	for _, d := range done {
+		have[d] = true
+	}
+	s.writtenMu.Lock()
+	defer s.writtenMu.Unlock()
+	var forgotten int64
+	for w := range s.written {
+		if !have[w] {
+			forgotten++
+		}
+	}
+	if forgotten == 0 {
+		return nil
+	}
+	return fmt.Errorf("the server has crashed and lost the last %s that were written; go on with --incremental, which loads what is missing", count(forgotten, "chunk"))
+}
+
+// noteWritten remembers a range that is committed.
+func (s *session) noteWritten(r source.Range) {
+	s.writtenMu.Lock()
+	defer s.writtenMu.Unlock()
+	s.written[r] = true
+}
+
+// acceptable tells whether the rejects, if any, are accepted.
+func (s *session) acceptable(ctx context.Context, conn *pgx.Conn) error {
+	n, root, err := s.tables.CountRejects(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if n > 0 && (root || !s.plan.AcceptRejects) {
+		return &dest.RejectedError{Count: n, Root: root}
+	}
+	return nil
+}
+
+// Rejects calls fn for every reject of the run.
+func (s *session) Rejects(ctx context.Context, fn func(*dest.Reject) error) error {
+	// Not repeated after a lost connection: fn would see rows twice.
+	return s.withControl(ctx, func(conn *pgx.Conn) error {
+		if err := conn.Ping(ctx); err != nil {
+			return err
+		}
+		var seen bool
+		err := s.tables.Rejects(ctx, conn, func(r *dest.Reject) error {
+			seen = true
+			return fn(r)
+		})
+		if seen && err != nil && lost(err) {
+			return fmt.Errorf("read the rejects: the connection was lost: %s", err)
+		}
+		return err
+	})
+}
+
+// Complete removes the run's tables.
+func (s *session) Complete(ctx context.Context) error {
+	fault.Point("complete.begin")
+	attempts := 0
+	err := s.withControl(ctx, func(conn *pgx.Conn) error {
+		attempts++
+		if attempts > 1 {
+			if present, err := s.tables.Present(ctx, conn); err != nil || !present {
+				return err // the answer to COMMIT was lost
+			}
+		}
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return fmt.Errorf("remove the run's record: %w", err)
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = on`); err != nil {
+			return fmt.Errorf("remove the run's record: %w", err)
+		}
+		if _, err := tx.Exec(ctx, s.tables.Fence(s.record.Generation)); err != nil {
+			return fmt.Errorf("remove the run's record: %w", err)
+		}
+		if err := s.tables.Drop(ctx, tx); err != nil {
+			return err
+		}
+		fault.Point("complete.commit")
+		if err := tx.Commit(ctx); err != nil {
+			return fmt.Errorf("remove the run's record: %w", err)
+		}
+		return nil
+	})
+	if err == nil {
+		fault.Point("complete.done")
+	}
+	return err
+}
+
+// Close gives up the claim.
+func (s *session) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	closeQuietly(s.control)
+	s.control = nil
+	return nil
+}
+
+// serverMessage is what the server said, without the code.
+func serverMessage(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return sentence(pg.Message)
+	}
+	return sentence(err.Error())
+}

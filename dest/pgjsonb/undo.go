@@ -1,0 +1,139 @@
+package pgjsonb
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/fault"
+	"github.com/zodb-convert/zodb-convert/watermark"
+)
+
+// Abort empties what an interrupted run loaded and puts the schema back as it
+// was. A run that only caught up with a finished database is ended: what it has
+// added are whole transactions, and they stay.
+func (d *Destination) Abort(ctx context.Context) error {
+	conn, err := d.connect.open(ctx, "zodb-convert")
+	if err != nil {
+		return d.plain(err)
+	}
+	defer closeQuietly(conn)
+	l, err := readLayout(ctx, conn)
+	if err != nil {
+		return err
+	}
+	record, err := l.run().Read(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if record == nil {
+		return &dest.RefusedError{Reason: fmt.Sprintf("there is no unfinished conversion in %s", d.Name())}
+	}
+	return d.undo(ctx, conn, l, record)
+}
+
+// undo takes a run over and undoes it, in one transaction.
+func (d *Destination) undo(ctx context.Context, conn *pgx.Conn, l *layout, r *watermark.Record) error {
+	alive, err := watermark.Alive(ctx, conn, r, d.host)
+	if err != nil {
+		return err
+	}
+	if alive {
+		return d.busy(r)
+	}
+	b, err := parseBare(r.Restore)
+	if err != nil {
+		return err
+	}
+	t := l.run()
+	if err := d.takeOver(ctx, conn, t, r, r.Tool); err != nil {
+		return err
+	}
+	fault.Point("abort.begin")
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("undo the conversion: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	if _, err := tx.Exec(ctx, t.Fence(r.Generation)); err != nil {
+		return fmt.Errorf("undo the conversion: %w", err)
+	}
+	if b.Loads {
+		if err := l.putBack(ctx, tx, b); err != nil {
+			return fmt.Errorf("undo the conversion: %w", err)
+		}
+	}
+	if err := t.Drop(ctx, tx); err != nil {
+		return err
+	}
+	fault.Point("abort.commit")
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("undo the conversion: %w", err)
+	}
+	fault.Point("abort.done")
+	return nil
+}
+
+// putBack empties the tables and makes what is not there again of what was
+// taken down. What a finishing step has made already is recognised by its name.
+func (l *layout) putBack(ctx context.Context, tx pgx.Tx, b *bare) error {
+	exec := func(statements []string) error {
+		for _, sql := range statements {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	tables := make([]string, len(b.Tables))
+	for i, t := range b.Tables {
+		tables[i] = l.name(t)
+	}
+	if err := exec([]string{`TRUNCATE ` + strings.Join(tables, ", ")}); err != nil {
+		return err
+	}
+	for _, x := range b.Indexes {
+		index, constraint, err := l.present(ctx, tx, x.Table, x.Name)
+		if err != nil {
+			return err
+		}
+		if !index {
+			if err := exec(l.build(x)); err != nil {
+				return err
+			}
+		}
+		if x.Constraint == "" || !constraint {
+			if err := exec(l.attach(x)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, k := range b.ForeignKeys {
+		_, constraint, err := l.present(ctx, tx, k.Table, k.Name)
+		if err != nil {
+			return err
+		}
+		if !constraint {
+			if err := exec(l.key(k)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, t := range b.Triggers {
+		if err := exec(l.switchOn(t)); err != nil {
+			return err
+		}
+	}
+	return exec(b.Undo)
+}
+
+// present tells whether an index and a constraint of a table exist.
+func (l *layout) present(ctx context.Context, q watermark.Querier, table, name string) (index, constraint bool, err error) {
+	err = q.QueryRow(ctx, `SELECT to_regclass($1::text) IS NOT NULL,
+		EXISTS (SELECT FROM pg_catalog.pg_constraint WHERE conrelid = $2::text::regclass AND conname = $3::text)`,
+		l.name(name), l.name(table), name).Scan(&index, &constraint)
+	return index, constraint, err
+}
