@@ -330,7 +330,7 @@ func (a *app) confirmClear(ctx context.Context, o *convertOptions, dst dest.Dest
 	if what == "" {
 		return nil
 	}
-	sentence := fmt.Sprintf("--clear empties %s, which holds %s", dst.Name(), what)
+	sentence := fmt.Sprintf("--clear will empty %s, which holds %s", dst.Name(), what)
 	if o.yes {
 		a.printer().Note(time.Now(), sentence)
 		return nil

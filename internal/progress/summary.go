@@ -69,6 +69,9 @@ func (s *Summary) title() string {
 		return fmt.Sprintf("Not finished: %s of %s %s rejected. %s is incomplete.",
 			Plural(r.Totals.Rejected, "record"), from, verb, to)
 	}
+	if r.Totals.Transactions == 0 && r.Source.Transactions > 0 {
+		return fmt.Sprintf("Done: nothing was new, %s is in %s.", from, to)
+	}
 	if r.Totals.Rejected > 0 {
 		return fmt.Sprintf("Done: %s is in %s, but for %s.", from, to, Plural(r.Totals.Rejected, "rejected record"))
 	}

@@ -102,6 +102,10 @@ func TestSummaryText(t *testing.T) {
 			s.Report.Rejects = []dest.Reject{{OID: 1, TID: 2, Pos: 3, Class: "a.B", Reason: "no form"}}
 			return s
 		}},
+		{"nothing-new", func(s *Summary) *Summary {
+			s.Report.Totals, s.Report.Source.Transactions = dest.Result{}, 2
+			return s
+		}},
 		{"resumed", func(s *Summary) *Summary {
 			s.Report.Resumed, s.Report.CaughtUp = true, 1
 			return s
