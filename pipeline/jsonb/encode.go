@@ -1,6 +1,7 @@
 package jsonb
 
 import (
+	"errors"
 	"fmt"
 	"runtime/debug"
 
@@ -161,11 +162,12 @@ func (e *Encoder) reject(n *pickle.Node, format string, args ...any) {
 func (e *Encoder) load() pickle.Ref {
 	r, err := e.machine.Load()
 	if err != nil {
-		offset := 0
-		if at, ok := err.(*pickle.Error); ok {
-			offset = at.Offset
+		reject := &RejectError{Reason: err.Error()}
+		var at *pickle.Error
+		if errors.As(err, &at) {
+			reject.Reason, reject.Offset = at.Problem(), at.Offset
 		}
-		panic(&RejectError{Reason: err.Error(), Offset: offset})
+		panic(reject)
 	}
 	e.nodes = e.machine.Nodes()
 	return r
@@ -203,7 +205,7 @@ func (e *Encoder) class(r pickle.Ref) {
 		return
 	}
 	if n.Kind != pickle.Global {
-		e.reject(n, "its class is given as a %v", n.Kind)
+		e.reject(n, "its class is given in none of ZODB's ways but as %v", n.Kind)
 	}
 	e.className(n)
 }
@@ -217,7 +219,7 @@ func (e *Encoder) className(n *pickle.Node) {
 		pair := e.machine.Kids(n)
 		module, name = &e.nodes[pair[0]], &e.nodes[pair[1]]
 	default:
-		e.reject(n, "its class is given as a %v", n.Kind)
+		e.reject(n, "its class is given in none of ZODB's ways but as %v", n.Kind)
 	}
 	if module.Kind == pickle.Py2Str || name.Kind == pickle.Py2Str {
 		e.row.Forms[Python2Class]++

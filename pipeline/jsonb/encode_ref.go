@@ -69,15 +69,17 @@ func (e *Encoder) shortRef(b []byte, oid, class *pickle.Node, depth int) ([]byte
 		return b, false
 	}
 	module, name := &e.nodes[class.A], &e.nodes[class.B]
-	plain := module.Flags&name.Flags&pickle.Plain != 0 && module.B != 0
+	plain := module.Flags&name.Flags&pickle.Plain != 0
 	if !plain || hasDot(e.machine.Data(name)) {
 		return b, false
 	}
 	b = append(b, `{"@ref":["`...)
 	b = appendHex(b, data)
 	b = append(b, `","`...)
-	b = append(b, e.machine.Data(module)...)
-	b = append(b, '.')
+	if module.B != 0 {
+		b = append(b, e.machine.Data(module)...)
+		b = append(b, '.')
+	}
 	b = append(b, e.machine.Data(name)...)
 	return append(b, `"]}`...), true
 }

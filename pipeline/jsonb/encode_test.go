@@ -121,6 +121,14 @@ func TestEncodeWritesWhatThePythonCodecWrites(t *testing.T) {
 		}
 		compared++
 		row, err := e.Encode(v.record(t))
+		if beyondBigint(v.Refs) {
+			// The Python codec lets the oid become negative, one that no object
+			// of the destination can have.
+			if err == nil {
+				t.Errorf("%s: accepted", v.ID)
+			}
+			continue
+		}
 		if err != nil {
 			t.Errorf("%s: %v\n  note %s\n  want %.300s", v.ID, err, v.Note, v.StateJSON)
 			continue
@@ -137,6 +145,10 @@ func TestEncodeWritesWhatThePythonCodecWrites(t *testing.T) {
 		}
 	}
 	t.Logf("%d vectors", compared)
+}
+
+func beyondBigint(refs []int64) bool {
+	return slices.ContainsFunc(refs, func(r int64) bool { return r < 0 })
 }
 
 func TestEncodeKeepsWhatThePythonCodecLoses(t *testing.T) {

@@ -144,11 +144,19 @@ type Odd struct {
 
 // Error is an input that is no pickle, or one that this package does not read.
 type Error struct {
-	Offset int // of the opcode
-	Opcode byte
+	Offset int  // of the opcode
+	Opcode byte // 0 behind the last one
 	Reason string
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("pickle opcode %s at offset %d: %s", opcodeName(e.Opcode), e.Offset, e.Reason)
+	return fmt.Sprintf("offset %d: %s", e.Offset, e.Problem())
+}
+
+// Problem is the error without its place.
+func (e *Error) Problem() string {
+	if e.Opcode == 0 {
+		return "pickle: " + e.Reason
+	}
+	return fmt.Sprintf("pickle opcode %s: %s", opcodeName(e.Opcode), e.Reason)
 }

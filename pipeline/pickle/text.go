@@ -205,7 +205,7 @@ func parseFloat(text string) (float64, bool) {
 		return 0, false
 	}
 	switch strings.ToLower(text) {
-	case "nan", "+nan": // the payload of Python's is not that of math.NaN
+	case "nan", "+nan": // Go's NaN has other bits
 		return math.Float64frombits(0x7ff8 << 48), true
 	case "-nan":
 		return math.Float64frombits(0xfff8 << 48), true
