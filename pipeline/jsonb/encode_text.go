@@ -116,6 +116,9 @@ func (e *Encoder) surrogates(b []byte, n *pickle.Node, depth int) []byte {
 
 // decodeCall writes text as a call that decodes its bytes.
 func (e *Encoder) decodeCall(b []byte, n *pickle.Node) []byte {
+	if n.Flags&pickle.Invalid != 0 {
+		e.reject(n, "a text is not UTF-8")
+	}
 	b = append(b, `{"@reduce":{"callable":{"@cls":["_codecs","decode"]},"args":{"@t":[{"@b":"`...)
 	b = base64.StdEncoding.AppendEncode(b, e.machine.Data(n))
 	return append(b, `"},"utf-8","surrogatepass"]}}}`...)
