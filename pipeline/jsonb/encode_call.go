@@ -115,31 +115,45 @@ func (e *Encoder) instanceState(b []byte, class *pickle.Node, r pickle.Ref, dept
 		return e.btree(b, r, kind, depth)
 	}
 	state := &e.nodes[r]
-	if state.Kind == pickle.Dict && e.looksLikeArgs(state) {
+	if state.Kind != pickle.Dict {
+		return e.value(b, r, depth)
+	}
+	args := e.argsMember(state)
+	switch {
+	case args == nil:
+		return e.value(b, r, depth)
+	case args.Kind == pickle.Tuple || args.Kind == pickle.Dict:
+		// The old codec wrote an object of two members for keyword arguments. A
+		// dict is as good as a tuple for the reader if it looks like one.
 		return e.dictCall(b, state, depth)
 	}
-	return e.value(b, r, depth)
+	was := e.indirect
+	e.indirect = true
+	b = e.value(b, r, depth)
+	e.indirect = was
+	return b
 }
 
-// looksLikeArgs tells whether the reader would take a state for constructor
-// arguments and a state.
-func (e *Encoder) looksLikeArgs(state *pickle.Node) bool {
+// argsMember returns the value of @args if a state has exactly the members @args
+// and @state, by which the reader knows constructor arguments.
+func (e *Encoder) argsMember(state *pickle.Node) *pickle.Node {
 	kids := e.machine.Kids(state)
-	args, values := false, false
+	var args *pickle.Node
+	values := false
 	for i := 0; i+1 < len(kids); i += 2 {
 		switch key := &e.nodes[kids[i]]; {
 		case e.isTextOf(key, "@args"):
-			// The old codec wrote an object of two members here. A dict that
-			// looks like one is as good as a tuple for the reader.
-			kind := e.nodes[kids[i+1]].Kind
-			args = kind == pickle.Tuple || kind == pickle.Dict
+			args = &e.nodes[kids[i+1]]
 		case e.isTextOf(key, "@state"):
 			values = true
 		default:
-			return false
+			return nil
 		}
 	}
-	return args && values
+	if !values {
+		return nil
+	}
+	return args
 }
 
 // dictCall writes a dict as a call of dict.

@@ -1,6 +1,11 @@
 package jsonb
 
-import "github.com/zodb-convert/zodb-convert/pipeline/pickle"
+import (
+	"bytes"
+	"math"
+
+	"github.com/zodb-convert/zodb-convert/pipeline/pickle"
+)
 
 // dictShape is how a dict is written.
 type dictShape uint8
@@ -102,8 +107,8 @@ func (e *Encoder) shape(kids []pickle.Ref) dictShape {
 				return asPairs
 			}
 		}
-		if key.B > 0 && e.machine.Data(key)[0] == '@' {
-			markers = true
+		if key.B > 0 && (e.machine.Data(key)[0] == '@' || key.Flags&pickle.Plain == 0 && bytes.IndexByte(e.machine.Data(key), 0) >= 0) {
+			markers = true // a key with NUL is written as one that begins with @
 		}
 	}
 	if !markers {
@@ -138,8 +143,7 @@ func (e *Encoder) shapeOfMarkers(kids []pickle.Ref) dictShape {
 	default:
 		_, class := keys["@cls"]
 		_, when := keys["@dt"]
-		_, zone := keys["@tz"]
-		if class || len(keys) == 2 && when && zone {
+		if class || len(keys) == 2 && when {
 			return asSafePairs
 		}
 	}
@@ -161,8 +165,8 @@ var markerValues = map[string]markerValue{
 	"@b": textMarker, "@bi": textMarker, "@pkl": textMarker, "@dt": textMarker, "@date": textMarker,
 	"@time": textMarker, "@dec": textMarker, "@uuid": textMarker,
 	"@t": arrayMarker, "@d": arrayMarker, "@set": arrayMarker, "@fset": arrayMarker, "@td": arrayMarker, "@cls": arrayMarker,
-	"@reduce": objectMarker, "@inst": objectMarker,
-	"@ref": anyMarker, "@ns": anyMarker,
+	"@reduce": objectMarker,
+	"@inst":   anyMarker, "@ref": anyMarker, "@ns": anyMarker,
 }
 
 // shapeOfLone decides for a dict with one key, which begins with @.
@@ -180,8 +184,12 @@ func (e *Encoder) shapeOfLone(key string, value *pickle.Node) dictShape {
 // jsonType is what a value looks like in JSON.
 func jsonType(n *pickle.Node) markerValue {
 	switch n.Kind {
-	case pickle.None, pickle.Bool, pickle.Int, pickle.Float:
+	case pickle.None, pickle.Bool, pickle.Int:
 		return notMarker
+	case pickle.Float:
+		if v := n.Float64(); !math.IsNaN(v) && !math.IsInf(v, 0) && (v != 0 || !math.Signbit(v)) {
+			return notMarker
+		}
 	case pickle.List:
 		return arrayMarker
 	}
