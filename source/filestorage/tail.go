@@ -18,13 +18,9 @@ func (sc *scanner) classify(t txn, problem string) error {
 	if err != nil {
 		return sc.tailError(err)
 	}
-	inProgress := left >= txnFixed && t.status == committing && (!t.fits(sc.w.limit) || t.next() == sc.w.limit)
-	switch {
-	case zero:
+	inProgress := left >= txnFixed && t.status == committing
+	if zero {
 		sc.info.Tail = fmt.Sprintf("%d zero bytes from offset %d to the end of the file were left out: they hold no transaction", left, t.pos)
-		return nil
-	case inProgress:
-		sc.info.Tail = fmt.Sprintf("%d bytes from offset %d on were left out: a transaction that is being committed just now, or was when its server stopped", left, t.pos)
 		return nil
 	}
 	if whole, err := sc.wholeButStatus(&t); err != nil {
@@ -38,6 +34,10 @@ func (sc *scanner) classify(t txn, problem string) error {
 	}
 	if next > 0 {
 		return sc.s.damage(t.pos, sc.info.LastTID, &fault{fmt.Sprintf("no whole transaction stands here (%s), but one does at offset %d", problem, next), restoreHint})
+	}
+	if inProgress && (!t.fits(sc.w.limit) || t.next() == sc.w.limit) {
+		sc.info.Tail = fmt.Sprintf("%d bytes from offset %d on were left out: a transaction that is being committed just now, or was when its server stopped", left, t.pos)
+		return nil
 	}
 	sc.info.Tail = fmt.Sprintf("%d bytes from offset %d to the end of the file were left out: they are no whole transaction (%s), and none follows", left, t.pos, problem)
 	return nil
