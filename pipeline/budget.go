@@ -12,11 +12,11 @@ import (
 const overheadMemory = 64 << 20
 
 // inFlight is how many bytes of chunks may be in flight within a memory of
-// total bytes when each set of seen oids takes seen bytes. Half of what is left
+// total bytes when the set of seen oids takes seen bytes. Half of what is left
 // after the fixed part goes to chunks, because the garbage collector lets the
 // heap grow before it collects.
 func inFlight(total, seen int64) int64 {
-	return max((total-overheadMemory-2*seen)/2, 8<<20)
+	return max((total-overheadMemory-seen)/2, 8<<20)
 }
 
 // budget is a weighted semaphore over bytes. A request above the whole waits

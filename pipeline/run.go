@@ -148,14 +148,13 @@ func (r *run) scan(ctx context.Context, until int64) (*source.Info, error) {
 
 // fits refuses a source whose set of seen oids does not fit into the memory.
 func (r *run) fits(info *source.Info) error {
-	// The scan's set and the read's set live at the same time.
-	need := 2*info.SeenBytes + overheadMemory
+	need := info.SeenBytes + overheadMemory
 	if need <= r.opts.Memory {
 		return nil
 	}
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("the set of the source's %d object ids takes %d MB, which does not fit into the %d MB of --memory",
-			info.Objects, 2*info.SeenBytes>>20, r.opts.Memory>>20),
+			info.Objects, info.SeenBytes>>20, r.opts.Memory>>20),
 		Hint: fmt.Sprintf("use --memory %dMB or more", need>>20+1),
 	}
 }
@@ -226,8 +225,8 @@ func (r *run) load(ctx context.Context, session dest.Session, info *source.Info)
 	if err := r.share(ctx, info, earlier, done, r.opts.Workers, open); err != nil {
 		return err
 	}
-	r.endPhase(info.Bytes - earlier)
 	err := session.Loaded(ctx)
+	r.endPhase(info.Bytes - earlier)
 	if rejected := (*dest.RejectedError)(nil); errors.As(err, &rejected) {
 		return errors.Join(err, r.listRejects(ctx, session))
 	}
