@@ -109,7 +109,7 @@ func Sample(history bool) *Builder {
 	return b
 }
 
-const chunkBytes = 700
+const chunkBytes = 2000
 
 // budget is without bound.
 type budget struct{}

@@ -94,7 +94,7 @@ func (c *connector) address() string {
 // a killed client is gone, also in the middle of a long statement.
 const settings = `
 SELECT set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s JOIN (VALUES
-	('statement_timeout', '0'), ('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'),
+	('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'),
 	('idle_session_timeout', '0'), ('transaction_timeout', '0'),
 	('default_transaction_isolation', 'read committed'), ('default_transaction_read_only', 'off'),
 	('default_transaction_deferrable', 'off'),
@@ -114,9 +114,12 @@ func (c *connector) open(ctx context.Context, application string) (*pgx.Conn, er
 		}
 		return nil, c.explain(err)
 	}
-	if _, err := conn.Exec(ctx, settings); err != nil {
-		conn.Close(ctx)
-		return nil, fmt.Errorf("set up the session: %w", err)
+	// The first one alone: looking at all settings takes some milliseconds.
+	for _, sql := range []string{"SET statement_timeout = 0", settings} {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			closeQuietly(conn)
+			return nil, fmt.Errorf("set up the session: %w", err)
+		}
 	}
 	// Not every platform that a server runs on can do this.
 	if _, err := conn.Exec(ctx, "SET client_connection_check_interval = '1s'"); err != nil && conn.IsClosed() {

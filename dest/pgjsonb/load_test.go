@@ -81,6 +81,25 @@ func (l *loading) load(most int) error {
 	return err
 }
 
+// follow catches up.
+func (l *loading) follow() error {
+	from, err := l.session.Verify(l.t.Context(), l.src)
+	if err != nil {
+		return err
+	}
+	w, err := l.session.Follower(l.t.Context(), l.src)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	opts := source.ReadOptions{History: l.session.Run().Options.HistoryPreserving, ChunkBytes: chunkBytes, Budget: unbounded{}}
+	return l.src.Follow(l.t.Context(), from, opts, func(c *source.Chunk) error {
+		defer c.Release()
+		_, err := w.Write(l.t.Context(), c)
+		return err
+	})
+}
+
 func (l *loading) finish() error {
 	if err := l.load(-1); err != nil {
 		return err

@@ -122,4 +122,3 @@ func (d *database) Contents(t testing.TB, history bool) desttest.Contents {
 	}
 	return c
 }
-

@@ -35,7 +35,7 @@ func readServer(ctx context.Context, q watermark.Querier, schema string) (*serve
 	s := new(server)
 	err := q.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version'),
 		current_setting('server_encoding'), pg_is_in_recovery(),
-		current_setting('transaction_read_only') = 'on',
+		(SELECT reset_val = 'on' FROM pg_catalog.pg_settings WHERE name = 'default_transaction_read_only'),
 		has_schema_privilege($1::text, 'CREATE') AND has_schema_privilege($1::text, 'USAGE'),
 		has_database_privilege(current_database(), 'TEMPORARY'),
 		coalesce((SELECT has_language_privilege(oid, 'USAGE') FROM pg_catalog.pg_language WHERE lanname = 'plpgsql'), false),

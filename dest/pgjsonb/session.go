@@ -155,7 +155,7 @@ func (s *session) start(ctx context.Context, clear bool) error {
 		},
 		Restore: []byte("{}"), MaxOID: int64(s.plan.Info.MaxOID),
 	}
-	s.bare = &bare{Loads: true, Tables: []string{transactionLog, objectState}}
+	s.bare = &bare{Loads: true, Tables: []string{objectState, transactionLog}}
 	if s.plan.Options.HistoryPreserving {
 		s.bare.Tables = append(s.bare.Tables, objectHistory)
 	}
@@ -266,7 +266,7 @@ func (s *session) prepare(ctx context.Context, tx pgx.Tx, clear bool) error {
 // were looked at, a site may have been started.
 func (s *session) lockAndEmpty(ctx context.Context, tx pgx.Tx, clear bool) error {
 	var names []string
-	for _, t := range []string{transactionLog, objectState, blobState, objectHistory, packState} {
+	for _, t := range []string{objectState, transactionLog, blobState, objectHistory, packState} {
 		if s.layout.has(t) {
 			names = append(names, s.layout.name(t))
 		}
@@ -275,10 +275,7 @@ func (s *session) lockAndEmpty(ctx context.Context, tx pgx.Tx, clear bool) error
 		return fmt.Errorf("lock the tables: %w", err)
 	}
 	if clear {
-		if _, err := tx.Exec(ctx, `TRUNCATE `+strings.Join(names, ", ")); err != nil {
-			return fmt.Errorf("empty the tables: %w", err)
-		}
-		return nil
+		return empty(ctx, tx, names)
 	}
 	state, err := readStateLocked(ctx, tx, s.layout)
 	if err != nil {
@@ -286,6 +283,30 @@ func (s *session) lockAndEmpty(ctx context.Context, tx pgx.Tx, clear bool) error
 	}
 	if state.Condition != dest.Empty {
 		return &dest.RefusedError{Reason: fmt.Sprintf("%s has just been written to by somebody else", s.dest.Name()), Hint: "stop the site first"}
+	}
+	return nil
+}
+
+// empty empties tables, those that refer to others first. A table to which
+// somebody else's refers cannot be truncated, even if that is empty.
+func empty(ctx context.Context, tx pgx.Tx, names []string) error {
+	sub, err := tx.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("empty the tables: %w", err)
+	}
+	_, err = sub.Exec(ctx, `TRUNCATE `+strings.Join(names, ", "))
+	if err == nil {
+		err = sub.Commit(ctx)
+	} else if code(err) == "0A000" {
+		err = sub.Rollback(ctx)
+		for _, name := range names {
+			if err == nil {
+				_, err = tx.Exec(ctx, `DELETE FROM `+name)
+			}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("empty the tables: %w", err)
 	}
 	return nil
 }
@@ -309,10 +330,8 @@ func (s *session) explain(ctx context.Context, err error) error {
 		}
 	case "42501":
 		return &dest.RefusedError{Reason: fmt.Sprintf("the role lacks a right in %s: %s", s.dest.Name(), serverMessage(err)), Hint: "let the owner of the database run the conversion"}
-	case "0A000":
-		if strings.Contains(err.Error(), "truncate") {
-			return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be emptied: %s", s.dest.Name(), serverMessage(err)), Hint: "drop the foreign key that refers to it"}
-		}
+	case "23503":
+		return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be emptied: %s", s.dest.Name(), serverMessage(err)), Hint: "empty the table that refers to it first"}
 	}
 	return err
 }

@@ -3,7 +3,6 @@ package pgjsonb
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -92,7 +91,7 @@ func (l *layout) putBack(ctx context.Context, tx pgx.Tx, b *bare) error {
 	for i, t := range b.Tables {
 		tables[i] = l.name(t)
 	}
-	if err := exec([]string{`TRUNCATE ` + strings.Join(tables, ", ")}); err != nil {
+	if err := empty(ctx, tx, tables); err != nil {
 		return err
 	}
 	for _, x := range b.Indexes {
