@@ -17,10 +17,10 @@ const maxNestedPickles = 8
 // without importing anything, otherwise a symbol for the call.
 func (e *executor) call(callable, args *symbol) (*symbol, error) {
 	asIs := &symbol{kind: symCall, parts: []*symbol{callable, args}}
-	if args.kind != symTuple {
+	if args.kind != symTuple || args.more != nil {
 		return asIs, nil
 	}
-	if buffers, ok := pickleLoader(callable); ok && len(args.parts) == 1 && args.parts[0].kind == symBytes {
+	if buffers, ok := pickleLoader(callable); ok && len(args.parts) == 1 && args.parts[0].isBytes() {
 		return e.load(args.parts[0].text, buffers)
 	}
 	if callable.kind != symGlobal || callable.more != nil {
@@ -37,7 +37,7 @@ func (e *executor) call(callable, args *symbol) (*symbol, error) {
 			return s, err
 		}
 	}
-	if module == "datetime" && len(args.parts) > 0 && args.parts[0].kind == symOldString {
+	if module == "datetime" && len(args.parts) > 0 && args.parts[0].isOldString() {
 		// The payload of a date is bytes in Python 3.
 		payload := &symbol{kind: symBytes, text: args.parts[0].text}
 		asIs.parts[1] = args.withPart(0, payload)
@@ -69,7 +69,7 @@ func (e *executor) callBuiltin(function string, args []*symbol) (*symbol, error)
 		return &symbol{kind: symBytes}, nil
 	case function == "builtins.bytearray" && len(args) == 0:
 		return &symbol{kind: symByteArray}, nil
-	case function == "builtins.bytearray" && len(args) == 1 && args[0].kind == symBytes:
+	case function == "builtins.bytearray" && len(args) == 1 && args[0].isBytes():
 		return &symbol{kind: symByteArray, text: args[0].text}, nil
 	case function == "builtins.bytearray" && len(args) == 2 && args[0].isText():
 		encoded, err := e.encode(args)
@@ -90,7 +90,7 @@ func (e *executor) callBuiltin(function string, args []*symbol) (*symbol, error)
 // iterable tells whether the elements of a symbol are known and in an order that
 // does not matter or is kept.
 func (s *symbol) iterable() bool {
-	return s.more == nil && (s.kind == symList || s.kind == symTuple || s.kind == symSet || s.kind == symFrozenSet)
+	return s.more == nil && len(s.pairs) == 0 && (s.kind == symList || s.kind == symTuple || s.kind == symSet || s.kind == symFrozenSet)
 }
 
 func (s *symbol) copyParts() []*symbol { return append([]*symbol(nil), s.parts...) }
@@ -118,9 +118,9 @@ func (e *executor) callCodec(function string, args []*symbol) (*symbol, error) {
 	switch {
 	case function == "_codecs.encode" && len(args) >= 2 && args[0].isText():
 		return e.encode(args)
-	case function == "_codecs.decode" && len(args) >= 2 && args[0].isBytes():
+	case function == "_codecs.decode" && len(args) >= 2 && (args[0].isBytes() || args[0].isOldString()):
 		return e.decode(args)
-	case function == "zlib.decompress" && len(args) == 1 && args[0].kind == symBytes:
+	case function == "zlib.decompress" && len(args) == 1 && args[0].isBytes():
 		return e.inflate(args[0].text)
 	case function == "_struct.unpack" && len(args) == 2 && args[0].text == "<d" && len(args[1].text) == 8:
 		// The way to a NaN with a payload, together with the next one.
@@ -129,7 +129,7 @@ func (e *executor) callCodec(function string, args []*symbol) (*symbol, error) {
 			reversed[i] = args[1].text[7-i]
 		}
 		return &symbol{kind: symTuple, parts: []*symbol{{kind: symFloat, text: string(reversed[:])}}}, nil
-	case function == "_operator.getitem" && len(args) == 2 && args[0].kind == symTuple &&
+	case function == "_operator.getitem" && len(args) == 2 && args[0].kind == symTuple && args[0].more == nil &&
 		len(args[0].parts) == 1 && args[1].kind == symInt && args[1].text == "":
 		return args[0].parts[0], nil
 	case function == "datetime.timedelta" && len(args) >= 1 && len(args) <= 3:
@@ -272,7 +272,7 @@ func (e *executor) callConstructor(function string, args []*symbol) (*symbol, er
 	case function == "copy._reconstruct" && len(args) >= 4 && len(args) <= 7 &&
 		args[0].kind == symNone && args[1].kind == symNone && args[3].kind == symTuple:
 		return e.reconstruct(args[2:])
-	case (function == "pickle.loads" || function == "_pickle.loads") && len(args) == 1 && args[0].kind == symBytes:
+	case (function == "pickle.loads" || function == "_pickle.loads") && len(args) == 1 && args[0].isBytes():
 		return e.load(args[0].text, nil)
 	}
 	return nil, nil

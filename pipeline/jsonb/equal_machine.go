@@ -681,7 +681,7 @@ func newEx(parts []*symbol) *symbol {
 // oidsAsBytes gives the oids in a persistent id the type that ZODB wants, where
 // Python 2 has written its only string type.
 func oidsAsBytes(pid *symbol) *symbol {
-	if pid.kind == symOldString {
+	if pid.isOldString() {
 		return &symbol{kind: symBytes, text: pid.text}
 	}
 	n := len(pid.parts)
@@ -693,7 +693,7 @@ func oidsAsBytes(pid *symbol) *symbol {
 	}
 	at := map[string]int{"w": 0, "m": 1, "n": 1}[pid.parts[0].text]
 	inner := pid.parts[1]
-	if at >= len(inner.parts) || inner.parts[at].kind != symOldString {
+	if at >= len(inner.parts) || !inner.parts[at].isOldString() {
 		return pid
 	}
 	return pid.withPart(1, inner.withPart(at, &symbol{kind: symBytes, text: inner.parts[at].text}))

@@ -97,11 +97,13 @@ func isASCII(text string) bool {
 	return true
 }
 
-// isText tells whether Python 3 sees a str.
-func (s *symbol) isText() bool { return s.plainKind(false) == symText }
+// isText tells whether Python 3 sees a str. One with a state, which no pickler
+// writes, is not looked into; the same goes for the functions below.
+func (s *symbol) isText() bool { return s.plainKind(false) == symText && s.more == nil }
 
-// isBytes tells whether the symbol holds bytes or may be taken for them.
-func (s *symbol) isBytes() bool { return s.kind == symBytes || s.kind == symOldString }
+func (s *symbol) isBytes() bool { return s.kind == symBytes && s.more == nil }
+
+func (s *symbol) isOldString() bool { return s.kind == symOldString && s.more == nil }
 
 // class is "module.name" of what made an object, "" if that is no class.
 func (s *symbol) class() string {
