@@ -13,7 +13,7 @@ import (
 // extensions turns the extension of a transaction, a pickled dict, into what
 // zodb-pgjsonb keeps: JSON as Python's json.dumps writes it, if reading that
 // gives the same dict; the pickle as it is otherwise. The storage reads both.
-// What is no dict, and an empty dict, is nothing.
+// An empty dict is nothing.
 type extensions struct {
 	machine pickle.Machine
 	out     []byte
@@ -37,23 +37,17 @@ func (x *extensions) convert(pickled []byte) []byte {
 		return pickled
 	}
 	n := x.machine.Node(root)
-	if isPlain(n.Kind) && (n.Kind != pickle.Dict || len(x.machine.Kids(n)) == 0) {
-		return nil
-	}
 	if n.Kind != pickle.Dict {
-		return pickled
+		return pickled // no application reads it, but it is not ours to drop
+	}
+	if len(x.machine.Kids(n)) == 0 {
+		return nil
 	}
 	var clean bool
 	if x.out, clean = x.value(x.out[:0], root, 0); !clean {
 		return pickled
 	}
 	return x.out
-}
-
-// isPlain tells whether a value is certainly what it looks like: what a call
-// makes may be a kind of dict.
-func isPlain(k pickle.Kind) bool {
-	return k != pickle.Call && k != pickle.Built && k != pickle.PersID && k != pickle.Global
 }
 
 // value appends a value. clean is false if JSON does not give it back.

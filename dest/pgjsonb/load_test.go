@@ -93,8 +93,13 @@ func (l *loading) follow() error {
 	}
 	defer w.Close()
 	opts := source.ReadOptions{History: l.session.Run().Options.HistoryPreserving, ChunkBytes: chunkBytes, Budget: unbounded{}}
+	n := 0
 	return l.src.Follow(l.t.Context(), from, opts, func(c *source.Chunk) error {
 		defer c.Release()
+		if l.between != nil {
+			l.between(n)
+		}
+		n++
 		_, err := w.Write(l.t.Context(), c)
 		return err
 	})
