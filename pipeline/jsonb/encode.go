@@ -47,6 +47,8 @@ type Encoder struct {
 	// converted (the value of @reduce, @d, @set and so on). There it takes more
 	// dicts for markers.
 	indirect bool
+	// inRef tells that a persistent id is being written.
+	inRef bool
 	// copying counts the open parts that are written not for the first time.
 	copying int
 	// callable counts the open callables: their references are not found by the
@@ -133,7 +135,7 @@ func (e *Encoder) reset(record []byte) {
 	e.out = e.out[:0]
 	e.row = Row{Refs: e.row.Refs[:0]}
 	e.limit = min(e.options.MaxExpanded, expandedBase+expandedFactor*len(record))
-	e.indirect, e.copying, e.callable = false, 0, 0
+	e.indirect, e.inRef, e.copying, e.callable = false, false, 0, 0
 }
 
 // rejected turns what a panic brought into an error.

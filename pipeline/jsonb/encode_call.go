@@ -30,7 +30,7 @@ func (e *Encoder) call(b []byte, n *pickle.Node, depth int) []byte {
 				}
 			}
 		}
-		if hasState && args.Kind == pickle.Tuple {
+		if hasState && args.Kind == pickle.Tuple && !e.isGlobal(callable, "", "") {
 			if args.B == 0 {
 				return e.instance(b, n, state, depth)
 			}
@@ -111,15 +111,15 @@ func (e *Encoder) instance(b []byte, n *pickle.Node, state pickle.Ref, depth int
 }
 
 func (e *Encoder) instanceState(b []byte, class *pickle.Node, r pickle.Ref, depth int) []byte {
-	if kind, ok := btreeKind(e.machine.Data(&e.nodes[class.A]), e.machine.Data(&e.nodes[class.B])); ok {
-		return e.btree(b, r, kind, depth)
-	}
+	kind, isBTree := btreeKind(e.machine.Data(&e.nodes[class.A]), e.machine.Data(&e.nodes[class.B]))
 	state := &e.nodes[r]
-	if state.Kind != pickle.Dict {
-		return e.value(b, r, depth)
+	var args *pickle.Node
+	if state.Kind == pickle.Dict {
+		args = e.argsMember(state)
 	}
-	args := e.argsMember(state)
 	switch {
+	case args == nil && isBTree:
+		return e.btree(b, r, kind, depth)
 	case args == nil:
 		return e.value(b, r, depth)
 	case args.Kind == pickle.Tuple || args.Kind == pickle.Dict:
@@ -298,7 +298,7 @@ func (e *Encoder) oldInstance(b []byte, n *pickle.Node, depth int) []byte {
 	if args.B != 0 {
 		return e.reduce(b, n, depth)
 	}
-	if state, ok := n.State(); ok && callable.Kind == pickle.Global {
+	if state, ok := n.State(); ok && callable.Kind == pickle.Global && !e.isGlobal(callable, "", "") {
 		return e.instance(b, n, state, depth)
 	}
 	return e.reduceOf(b, n, false, func(b []byte) []byte {

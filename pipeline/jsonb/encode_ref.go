@@ -12,6 +12,9 @@ const oidSize = 8
 // persistent writes a persistent reference, and adds it to the refs if it keeps
 // its target alive.
 func (e *Encoder) persistent(b []byte, n *pickle.Node, depth int) []byte {
+	if e.inRef {
+		e.reject(n, "a persistent id has a persistent reference in it")
+	}
 	id := &e.nodes[n.A]
 	switch id.Kind {
 	case pickle.Tuple:
@@ -105,7 +108,7 @@ func hasDot(text []byte) bool {
 func (e *Encoder) genericRef(b []byte, r pickle.Ref, depth int) []byte {
 	id := &e.nodes[r]
 	was := e.indirect
-	e.indirect = true
+	e.indirect, e.inRef = true, true
 	b = append(b, `{"@ref":`...)
 	switch {
 	case isOID(id):
@@ -123,7 +126,7 @@ func (e *Encoder) genericRef(b []byte, r pickle.Ref, depth int) []byte {
 	default:
 		b = e.value(b, r, depth+1)
 	}
-	e.indirect = was
+	e.indirect, e.inRef = was, false
 	return append(b, '}')
 }
 

@@ -1,0 +1,828 @@
+"""Judge the codec by the released Python reader.
+
+    codecoracle.py generate COUNT SEED   JSON lines with record_hex, made by real picklers
+    codecoracle.py vectors FILE          the same from the recorded vectors
+    codecoracle.py check [--old]         the same lines with what internal/encoderecords adds
+
+check passes each state through json.loads, the storage's own clean-up and
+encode_zodb_record, executes the record that comes out and the original one
+without importing a class, and compares the two graphs. A reject counts as
+right only where the corpus says why it was to be expected.
+
+With --old the reader is zodb-json-codec 1.6.1: rows marked new_codec are left
+out, all others have to be right there too.
+"""
+
+import codecs
+import collections
+import datetime
+import decimal
+import functools
+import io
+import json
+import pickle
+import random
+import struct
+import sys
+import types
+import uuid
+import zoneinfo
+
+sys.setrecursionlimit(20000)
+sys.set_int_max_str_digits(0)
+
+# ---------------------------------------------------------------- executing
+
+
+class OldStr(str):
+    """A str of Python 2 that is ASCII."""
+
+
+class OldBytes(bytes):
+    """A str of Python 2 that is not."""
+
+
+class Stub:
+    """A global. Calling it makes an Obj, unless the call is known to be pure."""
+
+    def __init__(self, module, name):
+        self.__dict__.update(module=module, name=name)
+        self.__dict__["__new__"] = lambda cls, *args, **kw: made(cls, args, kw)
+
+    def path(self):
+        module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(self.module, self.module)
+        return module + "." + self.name
+
+    def __call__(self, *args):
+        pure = PURE.get(self.path())
+        if pure is not None:
+            try:
+                return pure(*args)
+            except Impure:
+                pass
+        if self.path().startswith("datetime.") and args and isinstance(args[0], (OldStr, OldBytes)):
+            args = (oid_bytes(args[0]),) + args[1:]
+        return Obj("call", self, args)
+
+
+class Impure(Exception):
+    pass
+
+
+def made(cls, args, kw):
+    if kw:
+        return Obj("newobjex", cls, (args, kw))
+    return Obj("newobj", cls, args)
+
+
+class Obj:
+    def __init__(self, how, callable, args):
+        self.how, self.callable, self.args = how, callable, args
+        self.states, self.pairs, self.list = [], [], []
+
+    def __call__(self, *args):
+        return Obj("call", self, args)
+
+    def __setstate__(self, state):
+        self.states.append(state)
+
+    def __setitem__(self, key, value):
+        self.pairs.append((key, value))
+
+    def extend(self, items):
+        self.list.extend(items)
+
+    def append(self, item):
+        self.list.append(item)
+
+
+class Ref:
+    def __init__(self, pid):
+        self.pid = normal_pid(pid)
+
+    def __setstate__(self, state):
+        raise ValueError("state on a reference")
+
+
+def oid_bytes(value):
+    if isinstance(value, OldStr):
+        return value.encode("ascii")
+    return bytes(value) if isinstance(value, OldBytes) else value
+
+
+def normal_pid(pid):
+    if isinstance(pid, tuple) and pid:
+        return (oid_bytes(pid[0]),) + pid[1:]
+    if isinstance(pid, list) and len(pid) == 1:
+        return [oid_bytes(pid[0])]
+    if isinstance(pid, list) and len(pid) == 2 and isinstance(pid[1], tuple):
+        at = 1 if pid[0] in ("m", "n") else 0
+        return [pid[0], tuple(oid_bytes(v) if i == at else v for i, v in enumerate(pid[1]))]
+    return oid_bytes(pid)
+
+
+class Span(collections.namedtuple("Span", "days seconds microseconds")):
+    pass
+
+
+def need(condition):
+    if not condition:
+        raise Impure
+
+
+def pure_float(text):
+    need(isinstance(text, str))
+    return float(text)
+
+
+def pure_encode(text, encoding, *errors):
+    need(isinstance(text, str))
+    return text.encode(encoding, *errors)
+
+
+def pure_decode(data, encoding, *errors):
+    need(isinstance(data, bytes))
+    return bytes(data).decode(encoding, *errors)
+
+
+def pure_span(*args):
+    need(all(type(a) is int for a in args))
+    try:
+        d = datetime.timedelta(*args)
+    except OverflowError:
+        raise Impure from None
+    return Span(d.days, d.seconds, d.microseconds)
+
+
+def pure_dict(*args):
+    need(len(args) < 2 and not any(isinstance(a, Obj) for a in args))
+    return dict(*args)
+
+
+def pure_iterable(kind):
+    def call(*args):
+        need(len(args) < 2 and all(type(a) in (list, tuple, set, frozenset) for a in args))
+        return kind(*args)
+
+    return call
+
+
+def pure_bytearray(*args):
+    need(all(isinstance(a, (bytes, str)) for a in args))
+    return bytearray(*args)
+
+
+def pure_bytes(*args):
+    need(not args or len(args) == 1 and type(args[0]) is list)
+    return bytes(*args)
+
+
+def pure_newobj(cls, *args):
+    return made(cls, args, {})
+
+
+def pure_newobj_ex(cls, args, kw):
+    return made(cls, tuple(args), dict(kw))
+
+
+def pure_item(values, at):
+    need(type(values) is tuple)
+    return values[at]
+
+
+PURE = {
+    "builtins.set": pure_iterable(set),
+    "builtins.frozenset": pure_iterable(frozenset),
+    "builtins.list": pure_iterable(list),
+    "builtins.dict": pure_dict,
+    "builtins.float": pure_float,
+    "builtins.bytearray": pure_bytearray,
+    "builtins.bytes": pure_bytes,
+    "_codecs.encode": pure_encode,
+    "_codecs.decode": pure_decode,
+    "datetime.timedelta": pure_span,
+    "copyreg.__newobj__": pure_newobj,
+    "copyreg.__newobj_ex__": pure_newobj_ex,
+    "_operator.getitem": pure_item,
+    "_struct.unpack": lambda f, b: struct.unpack(f, b),
+}
+
+
+class Executor(pickle._Unpickler):
+    def find_class(self, module, name):
+        return Stub(module, name)
+
+    def persistent_load(self, pid):
+        return Ref(pid)
+
+    def _decode_string(self, value):
+        try:
+            return OldStr(value.decode("ascii"))
+        except UnicodeDecodeError:
+            return OldBytes(value)
+
+    def _instantiate(self, klass, args):
+        self.append(Obj("call", klass, tuple(args)) if args else made(klass, (), {}))
+
+    def load_string(self):
+        """As the unpickler in C: blanks behind the quote do not matter."""
+        line = self.readline().rstrip()
+        if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
+            raise pickle.UnpicklingError("not quoted")
+        self.append(self._decode_string(codecs.escape_decode(line[1:-1])[0]))
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch[pickle.STRING[0]] = load_string
+
+
+def execute(record):
+    file = io.BytesIO(record)
+    executor = Executor(file, encoding="ASCII")
+    found_class = executor.load()
+    memo = executor.memo
+    executor = Executor(file, encoding="ASCII")
+    executor.memo = memo
+    load = executor.load()
+    return found_class, load
+
+
+def class_names(value):
+    if isinstance(value, tuple) and len(value) == 2 and (value[1] is None or value[1] == ()):
+        value = value[0]
+    if isinstance(value, Stub):
+        return (value.module, value.name)
+    return tuple(str(v) for v in value)
+
+
+# ---------------------------------------------------------------- comparing
+
+IMMUTABLE = ("datetime.", "decimal.", "uuid.", "fractions.", "pytz.", "zoneinfo.", "ipaddress.")
+IMMUTABLE_BUILTINS = {"builtins." + n for n in "complex range slice bytes int str float type object getattr xrange unicode long".split()}
+
+
+def is_mutable(v):
+    if isinstance(v, (list, dict, set, bytearray)):
+        return True
+    if isinstance(v, Obj):
+        if isinstance(v.callable, Obj):
+            return is_mutable(v.callable)
+        path = v.callable.path() if isinstance(v.callable, Stub) else ""
+        return not path.startswith(IMMUTABLE) and path not in IMMUTABLE_BUILTINS
+    return False
+
+
+class Difference(Exception):
+    pass
+
+
+class Walk:
+    def __init__(self, sharing):
+        self.sharing, self.left, self.right, self.keep = sharing, {}, {}, []
+        self.open = set()
+        self.within = 0  # immutable objects: their states are theirs alone
+
+    def name(self, v, depth=0):
+        """A text that equal values share; good enough to pair keys."""
+        if depth > 50:
+            return "..."
+        if isinstance(v, float):
+            return "f" + struct.pack(">d", v).hex()
+        if v is None or isinstance(v, (bool, int)):
+            return type(v).__name__ + repr(v)
+        if isinstance(v, str):
+            return "s" + v
+        if isinstance(v, (bytes, bytearray)):
+            return "b" + bytes(v).hex()
+        if isinstance(v, (list, tuple)):
+            return type(v).__name__ + "(" + ",".join(self.name(x, depth + 1) for x in v) + ")"
+        if isinstance(v, (set, frozenset)):
+            return type(v).__name__ + "{" + ",".join(sorted(self.name(x, depth + 1) for x in v)) + "}"
+        if isinstance(v, dict):
+            return "{" + ",".join(sorted(self.name(k, depth + 1) + ":" + self.name(x, depth + 1) for k, x in v.items())) + "}"
+        if isinstance(v, Stub):
+            return "c" + v.module + ":" + v.name
+        if isinstance(v, Ref):
+            return "r" + self.name(v.pid, depth + 1)
+        if isinstance(v, Obj):
+            return "o%s(%s;%s;%s;%s;%s)" % (
+                v.how, self.name(v.callable, depth + 1), self.name(v.args, depth + 1),
+                self.name(v.states, depth + 1), self.name(v.pairs, depth + 1), self.name(v.list, depth + 1))
+        return repr(v)
+
+    def same(self, a, b, path):
+        kind = lambda v: str if isinstance(v, str) else bytes if isinstance(v, bytes) else type(v)
+        if kind(a) is not kind(b):
+            raise Difference("%s: %s became %s" % (path, type(a).__name__, type(b).__name__))
+        if is_mutable(a):
+            if self.sharing and not self.within:
+                if self.left.get(id(a), id(b)) != id(b) or self.right.get(id(b), id(a)) != id(a):
+                    raise Difference("%s: sharing differs" % path)
+            elif (id(a), id(b)) in self.open:
+                return
+            if self.sharing and not self.within and id(a) in self.left:
+                return
+            self.open.add((id(a), id(b)))
+            self.left[id(a)], self.right[id(b)] = id(b), id(a)
+            self.keep.append((a, b))
+        self.parts(a, b, path)
+        self.open.discard((id(a), id(b)))
+
+    def parts(self, a, b, path):
+        if isinstance(a, float):
+            if struct.pack(">d", a) != struct.pack(">d", b):
+                raise Difference("%s: %r became %r" % (path, a, b))
+        elif isinstance(a, (list, tuple)):
+            if len(a) != len(b):
+                raise Difference("%s: %d elements became %d" % (path, len(a), len(b)))
+            for i, (x, y) in enumerate(zip(a, b)):
+                self.same(x, y, "%s[%d]" % (path, i))
+        elif isinstance(a, (set, frozenset)):
+            x, y = sorted(a, key=self.name), sorted(b, key=self.name)
+            self.parts(x, y, path + ".set")
+        elif isinstance(a, dict):
+            x = {self.name(k): (k, v) for k, v in a.items()}
+            y = {self.name(k): (k, v) for k, v in b.items()}
+            if x.keys() != y.keys():
+                raise Difference("%s: keys differ: %.200s" % (path, sorted(x.keys() ^ y.keys())))
+            for k in x:
+                self.same(x[k][0], y[k][0], path + ".key")
+                self.same(x[k][1], y[k][1], "%s[%.40r]" % (path, k))
+        elif isinstance(a, Stub):
+            if (a.module, a.name) != (b.module, b.name):
+                raise Difference("%s: %s became %s" % (path, a.path(), b.path()))
+        elif isinstance(a, Ref):
+            self.same(a.pid, b.pid, path + ".pid")
+        elif isinstance(a, Obj):
+            if a.how != b.how:
+                raise Difference("%s: %s became %s" % (path, a.how, b.how))
+            alone = not is_mutable(a)
+            self.within += alone
+            for part in ("callable", "args", "pairs", "list", "states"):
+                x, y = getattr(a, part), getattr(b, part)
+                if part in ("pairs", "list", "states"):
+                    self.parts(x, y, path + "." + part)
+                else:
+                    self.same(x, y, path + "." + part)
+            self.within -= alone
+        elif a != b:
+            raise Difference("%s: %.100r became %.100r" % (path, a, b))
+
+
+# ---------------------------------------------------------------- checking
+
+
+def as_jsonb(text):
+    """What psycopg gives for a state: numbers without digits behind the point are int."""
+
+    def number(s):
+        d = decimal.Decimal(s)
+        if d.as_tuple().exponent >= 0:
+            return int(d)
+        return 0.0 if d == 0 else float(s)
+
+    return json.loads(text, parse_float=number)
+
+
+def check_line(line, encode, unsanitize, old):
+    source = bytes.fromhex(line["record_hex"])
+    if "reject" in line:
+        if line.get("may_reject"):
+            return "reject"
+        raise Difference("rejected: " + line["reject"])
+    if old and line["new_codec"]:
+        return "new"
+    text = line["state"]
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise Difference("a NUL in the state")
+    state = unsanitize(as_jsonb(text))
+    record = encode({"@cls": [line["class_mod"], line["class_name"]], "@s": state})
+    try:
+        a = execute(source)
+    except (TypeError, ValueError) as e:
+        # Nobody can load it, and so it has to be with what was made of it.
+        try:
+            execute(record)
+        except type(e):
+            return "unloadable"
+        raise
+    b = execute(record)
+    if class_names(a[0]) != class_names(b[0]):
+        raise Difference("class %s became %s" % (class_names(a[0]), class_names(b[0])))
+    shared = "shared-copied" in line["forms"]
+    Walk(not shared).same(a[1], b[1], "")
+    return "shared" if shared else "same"
+
+
+def check(old):
+    import zodb_json_codec
+    from zodb_pgjsonb.serialization import _unsanitize_from_pg
+
+    counts, bad = collections.Counter(), 0
+    forms = collections.Counter()
+    for text in sys.stdin:
+        line = json.loads(text)
+        forms.update(line.get("forms", {}))
+        try:
+            counts[check_line(line, zodb_json_codec.encode_zodb_record, _unsanitize_from_pg, old)] += 1
+        except Exception as e:
+            bad += 1
+            if bad <= 10:
+                print("%s: %s: %s\n  %.600s\n  %.300s" % (
+                    line.get("id", "?"), type(e).__name__, e, line.get("state", ""), line["record_hex"]))
+    print("codec: %d records, %d wrong; %s" % (sum(counts.values()) + bad, bad, dict(counts)))
+    print("forms: %s" % dict(sorted(forms.items())))
+    return 1 if bad or not counts["same"] else 0
+
+
+# ---------------------------------------------------------------- generating
+
+
+def module(name, **classes):
+    m = sys.modules.get(name) or types.ModuleType(name)
+    sys.modules[name] = m
+    for key, cls in classes.items():
+        cls.__module__ = name
+        cls.__qualname__ = cls.__name__ = key
+        setattr(m, key, cls)
+    return m
+
+
+class Plain:
+    pass
+
+
+class Slots:
+    __slots__ = ("a", "b")
+
+
+class Args:
+    def __new__(cls, *args):
+        return object.__new__(cls)
+
+    def __getnewargs__(self):
+        return self.args
+
+
+class ArgsEx(Args):
+    def __getnewargs_ex__(self):
+        return self.args, {"kw": 7}
+
+
+class DictSub(dict):
+    pass
+
+
+class ListSub(list):
+    pass
+
+
+class SetSub(set):
+    pass
+
+
+class StrSub(str):
+    pass
+
+
+class IntSub(int):
+    pass
+
+
+class FloatSub(float):
+    pass
+
+
+class TupleSub(tuple):
+    pass
+
+
+class AnyState:
+    def __getstate__(self):
+        return self.state
+
+    def __setstate__(self, state):
+        pass
+
+
+class ByCall:
+    def __reduce__(self):
+        return self.reduced
+
+
+class Zone(datetime.tzinfo):
+    def __reduce__(self):
+        return (sys.modules["pytz"]._p, self.args)
+
+    def utcoffset(self, when):
+        return datetime.timedelta(0)
+
+
+class UTC(datetime.tzinfo):
+    def __reduce__(self):
+        return (sys.modules["pytz"]._UTC, ())
+
+    def utcoffset(self, when):
+        return datetime.timedelta(0)
+
+
+class Persistent:
+    """Something with an oid; its pid is made by the pickler."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+
+def _p(*args):
+    raise NotImplementedError
+
+
+def _UTC(*args):
+    raise NotImplementedError
+
+
+module("app", Plain=Plain, Slots=Slots, Args=Args, ArgsEx=ArgsEx, DictSub=DictSub, ListSub=ListSub, SetSub=SetSub,
+       StrSub=StrSub, IntSub=IntSub, FloatSub=FloatSub, TupleSub=TupleSub, AnyState=AnyState, ByCall=ByCall)
+module("pytz", _p=_p, _UTC=_UTC)
+POINT = collections.namedtuple("Point", "x y")
+module("app", Point=POINT)
+CLASSES = [Plain, DictSub, decimal.Decimal, POINT]
+
+MARKERS = ("@t @b @bi @d @set @fset @ref @pkl @dt @date @time @td @dec @uuid @cls @reduce @inst @ns @kv @ks @children "
+           "@first @next @s @args @state @items @appends @newobj @tz @unknown @ns:YQ== @ns: callable").split()
+TEXTS = ["", "a", "title", "Über uns", "日本語", "\U0001f600", "a\x00b", "\x00", 'quo"te', "back\\slash", "\n\r\t\x01\x1f\x7f\u2028",
+         "\\u0000", "@ns:YQ==", "\ud800", "x\udfffy", "YQ==", "0000000000000005", "m.C", "2020-01-02T03:04:05", "nan", "1.5", "é" * 40]
+FLOATS = [0.0, -0.0, 1.0, -1.5, 0.1, 1e15, 1e16, -1e16, 9007199254740993.0, 1e22, 1.7976931348623157e308, 5e-324, 1e-5, 1e-6,
+          9.999e-6, 1e-300, 123456.789, 2.0**63, float("inf"), float("-inf"), float("nan"), -float("nan"),
+          struct.unpack("<d", b"\x01\0\0\0\0\0\xf8\x7f")[0]]
+
+
+class Maker:
+    def __init__(self, seed):
+        self.r = random.Random(seed)
+        self.pool = []
+        self.room = 0
+        self.may_reject = None
+
+    def int(self):
+        r = self.r
+        return r.choice([r.randrange(-2, 300), r.randrange(-2**31, 2**31), r.randrange(-2**63, 2**63), r.getrandbits(r.randrange(1, 300)),
+                         -r.getrandbits(90), 255, 256, 65535, 65536, 2**31 - 1, 2**31, -2**31 - 1, 2**63 - 1, 2**63, -2**63, -2**63 - 1])
+
+    def text(self):
+        r = self.r
+        return r.choice(TEXTS) if r.random() < 0.5 else "".join(r.choice("abc xyz-_.@0é\"\\") for _ in range(r.randrange(20)))
+
+    def atom(self):
+        r = self.r
+        return r.choice([
+            lambda: None, lambda: r.random() < 0.5, self.int, self.text, self.text,
+            lambda: r.choice(FLOATS) if r.random() < 0.5 else r.uniform(-1e6, 1e6),
+            lambda: struct.unpack("<d", r.randbytes(8))[0],
+            lambda: r.randbytes(r.choice([0, 1, 3, 4, 8, 10, 300])),
+            lambda: r.choice(CLASSES), self.when, self.known, self.old,
+        ])()
+
+    def old(self):
+        r = self.r
+        return Old(r.choice([b"", b"abc", b"a\0b", b"\xff\0", "é".encode(), b"@t", b"x" * 200]))
+
+    def zone(self):
+        r = self.r
+        if r.random() < 0.4:
+            return None
+        zone = r.choice([
+            lambda: datetime.timezone.utc,
+            lambda: datetime.timezone(datetime.timedelta(minutes=r.randrange(-1439, 1440))),
+            lambda: datetime.timezone(datetime.timedelta(seconds=r.randrange(-86399, 86400), microseconds=r.choice([0, 0, 5]))),
+            lambda: datetime.timezone(datetime.timedelta(hours=1), "CET"),
+            lambda: zoneinfo.ZoneInfo("Europe/Vienna"),
+            lambda: zoneinfo.ZoneInfo.no_cache("UTC"),
+            UTC, Zone,
+        ])()
+        if isinstance(zone, Zone):
+            zone.args = r.choice([("Europe/Vienna", 3600, 0, "CET"), ("UTC",), ("X", None), ("A\0B", 1), ("x", 1.5), (1, "x")])
+        return zone
+
+    def when(self):
+        r = self.r
+        us = r.choice([0, 0, 5, 999999, 120000])
+        return r.choice([
+            lambda: datetime.datetime(r.randrange(1, 10000), r.randrange(1, 13), r.randrange(1, 29), r.randrange(24), r.randrange(60),
+                                      r.randrange(60), us, self.zone(), fold=r.choice([0, 0, 0, 1])),
+            lambda: datetime.date(r.randrange(1, 10000), r.randrange(1, 13), r.randrange(1, 29)),
+            lambda: datetime.time(r.randrange(24), r.randrange(60), r.randrange(60), us, self.zone(), fold=r.choice([0, 0, 0, 1])),
+            lambda: datetime.timedelta(r.randrange(-9999, 9999), r.randrange(86400), us),
+        ])()
+
+    def known(self):
+        r = self.r
+        return r.choice([
+            lambda: decimal.Decimal(r.choice(["1.5", "NaN", "-Infinity", "1E+400", "0"])),
+            lambda: uuid.UUID(int=r.choice([0, 1, 2**63, 2**128 - 1, r.getrandbits(128)]), is_safe=r.choice(list(uuid.SafeUUID))),
+            lambda: complex(r.choice(FLOATS[:6]), 1.0), lambda: range(3), lambda: slice(1, None), lambda: Ellipsis,
+            lambda: bytearray(r.randbytes(5)), lambda: datetime.timezone.utc,
+        ])()
+
+    def key(self):
+        r = self.r
+        return r.choice([self.text, self.text, self.int, lambda: r.choice(MARKERS), lambda: (1, "a"), lambda: None,
+                         lambda: r.randbytes(4), lambda: r.choice(FLOATS), lambda: frozenset([1]), lambda: True, self.old])()
+
+    def dict(self, depth):
+        r = self.r
+        n = r.choice([0, 1, 1, 1, 2, 2, 3, 4, 5, 6, 12])
+        style = r.random()
+        if style < 0.5:
+            keys = ["".join(r.choice("abcdefg_é") for _ in range(r.randrange(1, 9))) for _ in range(n)]
+        elif style < 0.8:
+            keys = [r.choice(MARKERS) if r.random() < 0.5 else self.text() for _ in range(n)]
+        else:
+            keys = [self.key() for _ in range(n)]
+        return {k: self.value(depth - 1) if r.random() < 0.8 else self.marker_value(depth - 1) for k in keys}
+
+    def marker_value(self, depth):
+        """What might stand beside a marker."""
+        r = self.r
+        return r.choice([lambda: ["a", "B"], lambda: "YQ==", lambda: [1, 2, 3], lambda: [[1, 2]], lambda: "2020-01-02T03:04:05",
+                         lambda: {"callable": ["a"], "args": (1,)}, lambda: {"@obj": 1, "@state": 2}, lambda: (self.value(depth),),
+                         lambda: "0000000000000005", lambda: ["0000000000000005", "m.C"], lambda: {"zoneinfo": "UTC"}, lambda: False])()
+
+    def reference(self):
+        r = self.r
+        oid = struct.pack(">q", r.choice([1, 5, 255, 2**40, 2**62, 0x3031323334353637]))
+        return Persistent(r.choice([
+            (oid, r.choice(CLASSES[:2])), (oid, r.choice(CLASSES[:2])), oid, ["w", (oid,)], ["w", (oid, "main")], ["n", ("db", oid)],
+            ["m", ("db", oid, Plain)], [oid], (oid, None), (b"\0\5", Plain), (oid, ("app", "Plain")), ["a", "b"], ["0000000000000005", None],
+            ["0000000000000005", "x.y"]]))
+
+    def object(self, depth):
+        r, v = self.r, lambda: self.value(depth - 1)
+        how = r.randrange(16)
+        if how < 4:
+            o = Plain()
+            state = self.dict(depth)
+            o.__dict__.update({k: x for k, x in state.items() if type(k) is str})
+        elif how == 4:
+            o = Slots()
+            o.a = v()
+        elif how in (5, 6):
+            o = (Args if how == 5 else ArgsEx)()
+            o.args = (v(), 1)[: r.randrange(3)]
+            if r.random() < 0.5:
+                o.x = v()
+        elif how in (7, 8):
+            o = r.choice([DictSub, collections.OrderedDict])(self.dict(depth))
+            if r.random() < 0.5:
+                o.x = v()
+        elif how == 9:
+            o = r.choice([ListSub, collections.deque, functools.partial(SetSub)])([self.int(), 2])
+            if r.random() < 0.5 and not isinstance(o, collections.deque):
+                o.x = v()
+        elif how == 10:
+            o = r.choice([StrSub(self.text()), IntSub(5), FloatSub(r.choice(FLOATS)), TupleSub((v(), 2)), POINT(v(), 1)])
+            if r.random() < 0.5 and not isinstance(o, POINT):
+                o.x = v()
+        elif how == 11:
+            o = collections.defaultdict(list, {"a": v()})
+        elif how == 12:
+            o = functools.partial(int, v(), base=8)
+        elif how in (13, 14):
+            o = AnyState()
+            o.state = r.choice([v, lambda: {"@args": (1,), "@state": v()}, lambda: {"@args": {"@args": (1,), "@kwargs": {}}, "@state": 1},
+                                lambda: {"@t": [1]}, lambda: ({"a": v()}, None), lambda: True])()
+        else:
+            o = ByCall()
+            o.reduced = r.choice([
+                lambda: (Plain, ()), lambda: (Plain, (v(),)), lambda: (Plain, (), v()), lambda: (Plain, (1,), v()),
+                lambda: (Plain, (), v(), iter([v(), 1])), lambda: (Plain, (), None, None, iter([(self.text(), v())])),
+                lambda: (functools.partial(Plain), (v(),)), lambda: (Plain, (self.reference(),)),
+            ])()
+        return o
+
+    def value(self, depth):
+        r = self.r
+        self.room -= 1
+        if depth <= 0 or self.room <= 0 or r.random() < 0.35:
+            return self.atom()
+        if self.pool and r.random() < 0.02:
+            return r.choice(self.pool)
+        v = lambda: self.value(depth - 1)
+        size = r.choice([0, 1, 2, 3, 5])
+        made = r.choice([
+            lambda: [v() for _ in range(size)], lambda: tuple(v() for _ in range(size)), lambda: self.dict(depth), lambda: self.dict(depth),
+            lambda: {self.key() for _ in range(size)}, lambda: frozenset(self.key() for _ in range(size)),
+            self.reference, lambda: self.object(depth), lambda: self.object(depth),
+        ])()
+        if isinstance(made, list) and r.random() < 0.003:
+            made.append(made)
+            self.may_reject = "cycle"
+        self.pool.append(made)
+        return made
+
+    def btree(self, depth):
+        """Module, name and state of a node of a BTree."""
+        r = self.r
+        family = r.choice(["OO", "IO", "OI", "II", "LO", "OL", "LL", "LF", "IF", "UU", "QQ", "fs"])
+        is_set, tree = r.random() < 0.4, r.random() < 0.5
+        name = family + {(True, True): "TreeSet", (True, False): "Set", (False, True): "BTree", (False, False): "Bucket"}[is_set, tree]
+        n = r.randrange(4)
+        v = lambda: self.value(depth - 1)
+        items = tuple(x for _ in range(n) for x in ([self.int()] if is_set else [self.key(), v()]))
+        if r.random() < 0.05:
+            items += (1,)
+        next = self.reference()
+        if tree:
+            state = r.choice([(((items,),),), (((items,),),), ((self.reference(), 5, self.reference()), next), ((v(), 5), next), None])
+        else:
+            state = r.choice([(items,), (items, next), (items, None)])
+        if r.random() < 0.1:
+            state = r.choice([self.dict(depth), {"@kv": [1]}, {"@ks": v()}, {"@children": [], "@first": None}, (1, 2, 3), [1], (([],),)])
+        return "BTrees.%sBTree" % family, name, state
+
+    def record(self):
+        r = self.r
+        self.pool, self.room, self.may_reject = [], r.choice([5, 20, 60, 200]), None
+        if r.random() < 0.15:
+            module, name, state = self.btree(4)
+        else:
+            module, name = r.choice([("app", "Plain"), ("persistent.mapping", "PersistentMapping"), ("a.b", "C.D"), ("mödül", "X")])
+            state = self.dict(6) if r.random() < 0.8 else self.value(6)
+        protocol = r.choice([0, 1, 2, 3, 3, 3, 3, 4, 5])
+        if r.random() < 0.05:
+            cls = (Old(module.encode()), Old(name.encode())) if module.isascii() else Class(module, name)
+            return self.pickles(protocol, lambda c: (cls, None), module, name, state)
+        shape = r.choice([lambda c: c, lambda c: (c, None), lambda c: (c, ()), lambda c: ((module, name), None)])
+        return self.pickles(protocol, shape, module, name, state)
+
+    def pickles(self, protocol, shape, module, name, state):
+        cls = Class(module, name)
+        kind = pickle._Pickler
+        if protocol == 3 and self.r.random() < 0.5:
+            import zodbpickle.pickle_3
+
+            kind = zodbpickle.pickle_3._Pickler
+        out = io.BytesIO()
+
+        class Pickler(kind):
+            def persistent_id(self, obj):
+                return obj.pid if isinstance(obj, Persistent) else None
+
+            dispatch = dict(kind.dispatch)
+
+        def save_class(pickler, obj):
+            pickler.write(b"c" + obj.module.encode() + b"\n" + obj.name.encode() + b"\n")
+            pickler.memoize(obj)
+
+        def save_old(pickler, obj):
+            pickler.write(b"U" + bytes([len(obj)]) + obj)
+
+        Pickler.dispatch[Class] = save_class
+        Pickler.dispatch[Old] = save_old
+        pickler = Pickler(out, protocol)
+        pickler.dump(shape(cls))
+        pickler.dump(state)
+        return out.getvalue(), protocol
+
+
+class Old(bytes):
+    """Pickled as a str of Python 2."""
+
+
+class Class:
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+def generate(count, seed):
+    maker = Maker(seed)
+    made = 0
+    while made < count:
+        try:
+            record, protocol = maker.record()
+        except (pickle.PicklingError, TypeError, UnicodeEncodeError, AttributeError, RecursionError, ValueError):
+            continue  # what this pickler or protocol cannot write
+        line = {"id": "%d/%d" % (seed, made), "record_hex": record.hex(), "protocol": protocol}
+        if maker.may_reject:
+            line["may_reject"] = maker.may_reject
+        print(json.dumps(line))
+        made += 1
+
+
+def vectors(path):
+    with open(path) as lines:
+        for text in lines:
+            v = json.loads(text)
+            if v["dir"] == "fwd":
+                line = {"id": v["id"], "record_hex": v["record_hex"]}
+                if v["roundtrip"] != "ok" or any(ref < 0 for ref in v["refs"]):
+                    line["may_reject"] = v.get("note") or "it is an error"
+                print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "vectors":
+        vectors(sys.argv[2])
+    elif sys.argv[1] == "generate":
+        generate(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        sys.exit(check("--old" in sys.argv))
