@@ -124,11 +124,9 @@ def check_columns(data, cls, size, refs, is_null, universe, at, report):
     if found != wanted:
         report.differ(at, f"references {sorted(wanted ^ found)[:5]} are missing or too many")
     try:
-        name, _ = universe.record(data)
-    except NoClass as e:
-        report.differ(at, f"{e}, but the record was stored as {cls}")
-    except Exception:
-        return  # the state; that is looked at with the object
+        name = universe.class_of(data)
+    except Exception as e:
+        report.differ(at, f"{e!r}, but the record was stored as {cls}")
     else:
         if tuple(name) != cls:
             report.differ(at, f"the class {name} became {cls}")

@@ -177,13 +177,20 @@ class Universe:
         """Return class (module, name) and state of a record."""
         if not isinstance(data, bytes):
             return data.cls, data.state(self)
+        name, unpickler = self._opened(data)
+        return name, unpickler.load()
+
+    def class_of(self, data):
+        """Return the class (module, name) of a record."""
+        return self._opened(data)[0] if isinstance(data, bytes) else data.cls
+
+    def _opened(self, data):
         unpickler = PersistentUnpickler(self.find_class, Reference, io.BytesIO(data))
         self._names_only = True
         try:
-            described = unpickler.load()
+            return class_name(unpickler.load()), unpickler
         finally:
             self._names_only = False
-        return class_name(described), unpickler.load()
 
 
 class NoClass(ValueError):
