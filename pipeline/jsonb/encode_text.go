@@ -3,6 +3,8 @@ package jsonb
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/binary"
+	"math/bits"
 
 	"github.com/zodb-convert/zodb-convert/pipeline/pickle"
 )
@@ -85,10 +87,20 @@ func (e *Encoder) appendEscaped(b []byte, n *pickle.Node) ([]byte, bool) {
 		e.reject(n, "a text is not UTF-8")
 	}
 	text := e.machine.Data(n)
-	from := 0
-	for i, c := range text {
+	from, i := 0, 0
+	for i < len(text) {
+		if i+8 <= len(text) {
+			found := pickle.Escapes(binary.LittleEndian.Uint64(text[i:]))
+			if found == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(found) / 8
+		}
+		c := text[i]
 		letter := escaped[c]
 		if letter == 0 {
+			i++
 			continue
 		}
 		if c == 0 {
@@ -100,7 +112,8 @@ func (e *Encoder) appendEscaped(b []byte, n *pickle.Node) ([]byte, bool) {
 		} else {
 			b = append(b, '\\', letter)
 		}
-		from = i + 1
+		i++
+		from = i
 	}
 	return append(b, text[from:]...), true
 }

@@ -632,7 +632,7 @@ func (m *Machine) inData(kind Kind, at int, data []byte) Ref {
 	case Str:
 		n.Flags = classify(data)
 	case Py2Str:
-		n.Flags = classify(data) & (Plain | ASCII)
+		n.Flags = classifyPy2(data)
 	}
 	return m.add(n)
 }
@@ -675,7 +675,7 @@ func (m *Machine) textLine(op byte, at int) error {
 	if op == opString {
 		n.Kind = Py2Str
 		m.text, problem = appendQuoted(m.text, line)
-		n.Flags = classify(m.text[from:]) & (Plain | ASCII)
+		n.Flags = classifyPy2(m.text[from:])
 	} else {
 		m.text, problem = appendRawUnicode(m.text, line)
 		n.Flags = classify(m.text[from:])

@@ -69,16 +69,16 @@ type Flags uint8
 // The flags of Str and Py2Str are found while the bytes are in the cache
 // anyway, once for a string that is used many times.
 const (
-	// Plain text consists of printable ASCII without quotes and backslashes:
-	// most text formats take it as it is.
+	// Plain text is valid UTF-8 without control characters, quotes and
+	// backslashes: most text formats take it as it is.
 	Plain Flags = 1 << iota
-	// ASCII text has no byte above 0x7f. Plain text is ASCII.
+	// ASCII text has no byte above 0x7f.
 	ASCII
 	// Surrogates stand in text that is otherwise valid UTF-8, as Python's error
 	// handler surrogatepass writes them.
 	Surrogates
 	// Invalid text is not UTF-8 even if surrogates are allowed. A Py2Str that is
-	// not ASCII has none of the flags of its contents.
+	// not ASCII has none of these flags.
 	Invalid
 	// Shared nodes were taken from the memo, or duplicated: another reference
 	// may lead to them.
