@@ -44,13 +44,21 @@ class Expected:
             if newest.data is not None and (oid, newest.tid) not in self.rejects:
                 yield oid, newest
 
+    def history(self, oid):
+        """The revisions that a history must have.
+
+        At a rejected one the object is not there, as after a deletion: an
+        older revision must not be seen in its place.
+        """
+        return [Revision(r.tid, None) if (oid, r.tid) in self.rejects else r for r in self.revisions[oid]]
+
     def older(self):
-        """Yield oid and revision of everything else that a history has: older ones and deletions."""
-        for oid, made in self.revisions.items():
+        """Yield oid and revision of all that is not current: older ones, deletions, rejects."""
+        for oid in self.revisions:
+            made = self.history(oid)
             for number, revision in enumerate(made):
-                if (oid, revision.tid) in self.rejects or (number == len(made) - 1 and revision.data is not None):
-                    continue
-                yield oid, revision
+                if number < len(made) - 1 or revision.data is None:
+                    yield oid, revision
 
     def gone(self):
         """Yield the oids that must not be found."""
