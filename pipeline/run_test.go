@@ -18,7 +18,14 @@ import (
 
 var postgres pgtest.Shared
 
+// exampleDSN is an empty database for the example.
+var exampleDSN string
+
 func TestMain(m *testing.M) {
+	// A missing server is reported by the tests, and by the example's output.
+	if server, err := postgres.Start(); err == nil {
+		exampleDSN = server.DSN("postgres")
+	}
 	code := m.Run()
 	postgres.Close()
 	os.Exit(code)

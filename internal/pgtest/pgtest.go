@@ -128,10 +128,17 @@ type Shared struct {
 	err    error
 }
 
+// Start starts the server unless it runs. Tests call Server; this is for
+// TestMain, which has no testing.TB.
+func (s *Shared) Start() (*Server, error) {
+	s.once.Do(func() { s.server, s.err = start(s.Options) })
+	return s.server, s.err
+}
+
 // Server returns the server.
 func (s *Shared) Server(tb testing.TB) *Server {
 	tb.Helper()
-	s.once.Do(func() { s.server, s.err = start(s.Options) })
+	_, _ = s.Start()
 	if errors.Is(s.err, errNoPostgreSQL) {
 		missing(tb, s.err)
 	}
