@@ -82,10 +82,13 @@ func classifyPy2(text []byte) Flags {
 }
 
 // runeSize is the length of the character beyond ASCII that text begins with, 0
-// if it is none. Two bytes are by far the commonest.
+// if it is none.
 func runeSize(text []byte) int {
 	if len(text) >= 2 && text[0] >= 0xc2 && text[0] < 0xe0 && text[1]&0xc0 == 0x80 {
 		return 2
+	}
+	if len(text) >= 3 && text[0] > 0xe0 && text[0] < 0xf0 && text[0] != 0xed && text[1]&0xc0 == 0x80 && text[2]&0xc0 == 0x80 {
+		return 3
 	}
 	if r, size := utf8.DecodeRune(text); r != utf8.RuneError || size > 1 {
 		return size
