@@ -87,7 +87,7 @@ func (e *Encoder) instance(b []byte, n *pickle.Node, state pickle.Ref, depth int
 	if b, ok := e.uuid(b, n, state, depth); ok {
 		return b
 	}
-	e.enterObject(n, depth+1)
+	e.enter(n, depth+1)
 	was := e.indirect
 	byReduce := n.Made == pickle.ByReduce
 	if byReduce || e.hasItems(n) {
@@ -181,7 +181,7 @@ func (e *Encoder) dictCall(b []byte, n *pickle.Node, depth int) []byte {
 
 // madeInstance writes an object made by __new__ with arguments, and its state.
 func (e *Encoder) madeInstance(b []byte, n *pickle.Node, state pickle.Ref, depth int) []byte {
-	e.enterObject(n, depth+2)
+	e.enter(n, depth+2)
 	was := e.indirect
 	e.indirect = true
 	e.row.NewCodec = true
@@ -232,7 +232,7 @@ func (e *Encoder) reduce(b []byte, n *pickle.Node, depth int) []byte {
 // to its result. Arguments come before the state and the items, so that the
 // references are found in the order of the Python codec.
 func (e *Encoder) reduceOf(b []byte, n *pickle.Node, newobj bool, callable, args func([]byte) []byte, depth int) []byte {
-	e.enterObject(n, depth+2)
+	e.enter(n, depth+2)
 	was := e.indirect
 	e.indirect = true
 	b = append(b, `{"@reduce":{"callable":`...)
@@ -309,9 +309,6 @@ func (e *Encoder) oldInstance(b []byte, n *pickle.Node, depth int) []byte {
 		return append(b, `]}`...)
 	}, depth)
 }
-
-// enterObject is enter for an object.
-func (e *Encoder) enterObject(n *pickle.Node, depth int) { e.enter(n, depth) }
 
 // mutable tells whether it matters that two references are to one object.
 func (e *Encoder) mutable(n *pickle.Node) bool {

@@ -190,26 +190,24 @@ func (e *Encoder) offset(zone *pickle.Node) (minutes int, ok bool) {
 	if _, ok := delta.State(); ok {
 		return 0, false
 	}
-	fields, ok := e.ints(delta.B)
-	if !ok || len(fields) != 3 || fields[2] != 0 || fields[0] < -1 || fields[0] > 0 || fields[1] < 0 || fields[1] >= 86400 || fields[1]%60 != 0 {
+	fields, ok := e.threeInts(&e.nodes[delta.B])
+	if !ok || fields[2] != 0 || fields[0] < -1 || fields[0] > 0 || fields[1] < 0 || fields[1] >= 86400 || fields[1]%60 != 0 {
 		return 0, false
 	}
 	minutes = int(fields[0]*1440 + fields[1]/60)
 	return minutes, minutes > -1440
 }
 
-// ints reads a tuple of integers, of at most three.
-func (e *Encoder) ints(r uint32) ([]int64, bool) {
-	n := &e.nodes[r]
-	if n.Kind != pickle.Tuple || n.B > 3 {
-		return nil, false
+// threeInts reads a tuple of three integers.
+func (e *Encoder) threeInts(n *pickle.Node) (values [3]int64, ok bool) {
+	if n.Kind != pickle.Tuple || n.B != 3 {
+		return values, false
 	}
-	values := make([]int64, 0, 3)
-	for _, kid := range e.machine.Kids(n) {
+	for i, kid := range e.machine.Kids(n) {
 		if e.nodes[kid].Kind != pickle.Int {
-			return nil, false
+			return values, false
 		}
-		values = append(values, e.nodes[kid].Int())
+		values[i] = e.nodes[kid].Int()
 	}
 	return values, true
 }
