@@ -294,8 +294,11 @@ def source_of(options, name):
         objects = max(3, objects // 10)
     os.makedirs(options.cache, exist_ok=True)
     path = os.path.join(options.cache, f"{name}-{objects}.fs")
-    if not os.path.exists(path):
+    programs = [os.path.join(HERE, "zodbdata", f) for f in os.listdir(os.path.join(HERE, "zodbdata")) if f.endswith(".py")]
+    if not os.path.exists(path) or os.path.getmtime(path) < max(map(os.path.getmtime, programs)):
         note(f"==> mkdata {objects:,} {text}")
+        if os.path.exists(path + ".new"):
+            os.remove(path + ".new")
         command = [os.path.join(ROOT, "scripts", "mkdata"), "--profile", profile, "--objects", str(objects), "--seed", "1", path + ".new"]
         subprocess.run(command, check=True)
         os.rename(path + ".new", path)
@@ -308,7 +311,7 @@ def source_of(options, name):
 def records_of(options, path):
     """The newest records as a file of lengths (4 bytes, big-endian) and pickles, at most 300 MB."""
     out = path.removesuffix(".fs") + ".records"
-    if not os.path.exists(out):
+    if not os.path.exists(out) or os.path.getmtime(out) < os.path.getmtime(path):
         left = 300 << 20
         with open(out + ".new", "wb") as f:
             for txn in transactions(path):
@@ -328,8 +331,13 @@ import sys, time, zodb_json_codec
 raw, records, position = open(sys.argv[1], "rb").read(), [], 0
 while position < len(raw):
     size = int.from_bytes(raw[position:position + 4], "big")
-    records.append(raw[position + 4:position + 4 + size])
+    record = raw[position + 4:position + 4 + size]
     position += 4 + size
+    try:
+        zodb_json_codec.decode_zodb_record_for_pg_json(record)
+        records.append(record)
+    except ValueError:
+        pass  # it has limits
 decode, best, total = zodb_json_codec.decode_zodb_record_for_pg_json, 0, sum(map(len, records))
 for _ in range(int(sys.argv[2])):
     start = time.perf_counter()
