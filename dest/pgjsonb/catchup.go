@@ -31,13 +31,13 @@ type follower struct {
 	rows recordRows
 
 	// The open group.
-	open         bool
-	chunks       int
-	from         int64
-	seq          int64
-	transactions int64
-	result       dest.Result
-	maxOID       int64
+	open   bool
+	chunks int
+	from   int64
+	seq    int64
+	above  int64 // transactions with a tid above last
+	result dest.Result
+	maxOID int64
 	// last is the highest tid that is committed; maxTID that of the group.
 	last, maxTID zodb.TID
 }
@@ -107,10 +107,23 @@ func (f *follower) Write(ctx context.Context, c *source.Chunk) (*dest.Result, er
 	}
 }
 
-// fits refuses numbers that the columns cannot hold.
+// fits refuses numbers that the columns cannot hold, and a history without
+// order.
 func (f *follower) fits(c *source.Chunk) error {
+	highest := f.last
+	if f.open {
+		highest = max(highest, f.maxTID)
+	}
 	for i := range c.Transactions {
-		if t := &c.Transactions[i]; t.TID >= zodb.Limit {
+		t := &c.Transactions[i]
+		if t.TID <= highest && f.s.plan.Options.HistoryPreserving {
+			return &dest.RefusedError{
+				Reason: fmt.Sprintf("the tids of the source fall: transaction %v at %d stands behind %v, so its history has no order", t.TID, t.Pos, highest),
+				Hint:   "convert it without history, or pack it first",
+			}
+		}
+		highest = max(highest, t.TID)
+		if t.TID >= zodb.Limit {
 			return &dest.RefusedError{Reason: fmt.Sprintf("the source has a transaction with tid %v at %d, which a bigint column cannot hold with room for new ones", t.TID, t.Pos)}
 		}
 	}
@@ -167,7 +180,7 @@ func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, 
 	clear(f.rows.refused)
 	if !f.open {
 		fault.Point("follow.begin")
-		f.chunks, f.from, f.seq, f.transactions = 0, c.Range.From, 0, 0
+		f.chunks, f.from, f.seq, f.above = 0, c.Range.From, 0, 0
 		f.result, f.maxTID = dest.Result{}, 0
 		if err := f.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f.s.tables.Fence(f.s.record.Generation), "SET LOCAL synchronous_commit = on"); err != nil {
 			return nil, err
@@ -222,9 +235,12 @@ func (f *follower) stage(ctx context.Context, c *source.Chunk) (err error) {
 	r.total()
 	f.result.Add(r.result)
 	f.maxOID = max(f.maxOID, r.maxOID)
-	f.transactions += int64(len(c.Transactions))
 	for i := range c.Transactions {
-		f.maxTID = max(f.maxTID, c.Transactions[i].TID)
+		tid := c.Transactions[i].TID
+		if tid > f.last {
+			f.above++
+		}
+		f.maxTID = max(f.maxTID, tid)
 	}
 	return nil
 }
@@ -371,17 +387,13 @@ func (f *follower) apply(ctx context.Context) error {
 
 // alone makes sure that the site has not written meanwhile.
 func (f *follower) alone(ctx context.Context) error {
-	if len(f.s.plan.Info.Falling) > 0 {
-		return nil // the highest tid tells nothing
-	}
 	var n int64
-	var user *string
-	err := f.conn.QueryRow(ctx, `SELECT count(*), max(username) FROM `+f.s.layout.name(transactionLog)+` WHERE tid > $1::int8`, int64(f.last)).Scan(&n, &user)
+	err := f.conn.QueryRow(ctx, `SELECT count(*) FROM `+f.s.layout.name(transactionLog)+` WHERE tid > $1::int8`, int64(f.last)).Scan(&n)
 	if err != nil {
 		return fmt.Errorf("look for other writers: %w", err)
 	}
-	if n != f.transactions {
-		return fmt.Errorf("the site has written to %s while it was caught up: stop it; %d transactions are there that are not the source's", f.s.dest.Name(), n-f.transactions)
+	if n != f.above {
+		return fmt.Errorf("%s has changed while it was caught up: it has %s more than the source gave; stop the site", f.s.dest.Name(), count(n-f.above, "transaction"))
 	}
 	return nil
 }
