@@ -25,7 +25,7 @@ type recordedVector struct {
 	Note      string          `json:"note"`
 }
 
-func (v *recordedVector) record(t *testing.T) []byte {
+func (v *recordedVector) record(t testing.TB) []byte {
 	t.Helper()
 	record, err := hex.DecodeString(v.RecordHex)
 	if err != nil {
