@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
+	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
 )
 
 const (
@@ -244,6 +245,25 @@ func TestPagesLinkToWhatThereIs(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
 				t.Errorf("%s: the link leads nowhere: %v", path, err)
 			}
+		}
+	}
+}
+
+// The summary names the kinds of special forms; the page has to explain each.
+func TestEverySpecialFormIsExplained(t *testing.T) {
+	page := read(t, root+"/docs/fidelity.md")
+	for f := range jsonb.NumForms {
+		if name := jsonb.Form(f).String(); !strings.Contains(page, "\n| `"+name+"` | ") {
+			t.Errorf("docs/fidelity.md does not explain %q", name)
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9-]+)` \\|").FindAllStringSubmatch(page, -1) {
+		known := false
+		for f := range jsonb.NumForms {
+			known = known || jsonb.Form(f).String() == m[1]
+		}
+		if !known {
+			t.Errorf("docs/fidelity.md explains %q, which there is not", m[1])
 		}
 	}
 }
