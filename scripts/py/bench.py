@@ -92,9 +92,13 @@ class Failed(Exception):
 
 
 def failure(text):
-    """The first error in the log of a Python program."""
+    """The first error in the log of the Python tool."""
     found = re.search(r"^\S+ \S+ ERROR (.*)$", text, re.M)
     return found and found[1]
+
+
+def last_line(text):
+    return text.strip().rpartition("\n")[2]
 
 
 def end_of_failed(process, log):
@@ -131,7 +135,7 @@ def measured(options, command, log):
     if process.returncode:
         with open(log) as f:
             text = f.read()
-        raise Failed(failure(text) or f"exit code {process.returncode}", text)
+        raise Failed(failure(text) or last_line(text) or f"exit code {process.returncode}", text)
     wait_for_backends()
     return Result(seconds, usage.ru_utime + usage.ru_stime, server_cpu(options.server) - before, usage.ru_maxrss * 1024)
 
@@ -299,7 +303,7 @@ def source_of(options, name):
         note(f"==> mkdata {objects:,} {text}")
         if os.path.exists(path + ".new"):
             os.remove(path + ".new")
-        command = [os.path.join(ROOT, "scripts", "mkdata"), "--profile", profile, "--objects", str(objects), "--seed", "1", path + ".new"]
+        command = [os.path.join(ROOT, "scripts", "mkdata"), "--profile", profile, "--objects", str(objects), "--seed", "1", "--keep-all", path + ".new"]
         subprocess.run(command, check=True)
         os.rename(path + ".new", path)
     with open(path, "rb") as f:

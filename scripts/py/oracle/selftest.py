@@ -68,7 +68,7 @@ def run(dsn):
     with tempfile.TemporaryDirectory(prefix="oracle-") as folder:
         path = os.path.join(folder, "Data.fs")
         log = Log(path)
-        PROFILES["plone"](log, random.Random(5), types.SimpleNamespace(objects=260, record_size=1500, folder_size=None, big_transaction=0))
+        PROFILES["plone"](log, random.Random(5), types.SimpleNamespace(objects=260, record_size=1500, folder_size=None, big_transaction=0, keep_all=False))
         log.close()
         expected = read_source(path)
         for history in (False, True):

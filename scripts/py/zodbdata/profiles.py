@@ -132,7 +132,7 @@ def plone(log, random, options):
     for name, oid in folders:
         tree[name] = log.connection.get(oid)
     log.commit("admin", "folders put into the site")
-    edits(log, random, content, made)
+    edits(log, random, content, made, options.keep_all)
 
 
 def metadata(random, content, number):
@@ -163,7 +163,7 @@ def folder(log, t, content, number, count, made, folders):
     return stored
 
 
-def edits(log, random, content, made):
+def edits(log, random, content, made, keep_all):
     """Several revisions, some undone, a few objects deleted."""
     sample = random.sample(made, max(1, min(len(made) // 20, 2000)))
     tids = []
@@ -175,6 +175,8 @@ def edits(log, random, content, made):
         if start % 60 == 0:
             with log.transaction(b"editor", b"Undo", {"undone": True}) as u:
                 u.undo(t.tid)
+    if keep_all:
+        return
     with log.transaction(b"admin", b"orphans removed") as t:
         for oid, _ in sample[-3:]:
             t.delete(oid)
