@@ -10,6 +10,7 @@ import argparse
 import os
 import platform
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -118,6 +119,11 @@ def server_cpu(pid):
     with open(f"/proc/{pid}/stat") as f:
         fields = f.read().rpartition(")")[2].split()
     return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def measured(options, command, log):
@@ -231,7 +237,7 @@ class Floor:
     def run(self):
         """The clock stops when the rows can be used; there is no client to speak of."""
         fresh("bench_floor")
-        before = server_cpu(self._options.server)
+        before, client = server_cpu(self._options.server), own_cpu()
         start = time.monotonic()
         for statement in self._tables:
             execute(statement, "bench_floor")
@@ -248,7 +254,7 @@ class Floor:
         self._parallel(["ANALYZE object_state", "ANALYZE transaction_log"])
         seconds = time.monotonic() - start
         wait_for_backends()
-        return Result(seconds, None, server_cpu(self._options.server) - before, None)
+        return Result(seconds, own_cpu() - client, server_cpu(self._options.server) - before, None)
 
     def _load(self, table, name):
         with psycopg.connect(dbname="bench_floor") as connection, open(os.path.join(self._folder, name), "rb") as f:
@@ -410,9 +416,8 @@ def report(options, name, path, floor, best, failed):
     print("|---|---:|---:|---:|---:|---:|---:|")
     for way, r in best.items():
         ratio = f"{r.seconds / best['floor'].seconds:.2f}" if "floor" in best else "-"
-        client = "-" if r.client is None else f"{r.client:.1f}"
         memory = "-" if r.memory is None else f"{r.memory / (1 << 20):,.0f} MB"
-        print(f"| {NAMES[way]} | {r.seconds:.1f} | {size / 1e6 / r.seconds:.0f} | {ratio} | {client} | {r.server:.1f} | {memory} |")
+        print(f"| {NAMES[way]} | {r.seconds:.1f} | {size / 1e6 / r.seconds:.0f} | {ratio} | {r.client:.1f} | {r.server:.1f} | {memory} |")
     for way, reason in failed.items():
         print(f"| {NAMES[way]} | failed: {reason} | | | | | |")
     ours = min((r.seconds for w, r in best.items() if w[0] == "w"), default=None)
