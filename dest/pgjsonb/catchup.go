@@ -64,13 +64,13 @@ func (f *follower) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return f.s.dest.plain(err)
 	}
-	_, err = f.conn.Exec(ctx, `CREATE TEMPORARY TABLE zodb_convert_stage (seq bigint, zoid bigint, tid bigint, class_mod text,
-		class_name text, state jsonb, state_size integer, refs bigint[]) ON COMMIT DELETE ROWS`)
-	if err != nil {
-		return fmt.Errorf("make a table for new records: %w", err)
-	}
 	return nil
 }
+
+// createStage makes the stage, in each transaction anew: behind a pooler the
+// next one may be another session's.
+const createStage = `CREATE TEMPORARY TABLE zodb_convert_stage (seq bigint, zoid bigint, tid bigint, class_mod text,
+	class_name text, state jsonb, state_size integer, refs bigint[]) ON COMMIT DROP`
 
 // Close ends the connection; a group that is open is not written.
 func (f *follower) Close() error {
@@ -182,7 +182,7 @@ func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, 
 		fault.Point("follow.begin")
 		f.chunks, f.from, f.seq, f.above = 0, c.Range.From, 0, 0
 		f.result, f.maxTID = dest.Result{}, 0
-		if err := f.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f.s.tables.Fence(f.s.record.Generation), "SET LOCAL synchronous_commit = on"); err != nil {
+		if err := f.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f.s.tables.Fence(f.s.record.Generation), "SET LOCAL synchronous_commit = on", createStage); err != nil {
 			return nil, err
 		}
 		f.open = true

@@ -33,23 +33,22 @@ type position struct {
 // of the source's, and the last one must be the same transaction in both.
 func (s *session) Verify(ctx context.Context, src source.Source) (from int64, err error) {
 	err = s.withControl(ctx, func(conn *pgx.Conn) error {
-		if _, err := conn.Exec(ctx, `DROP TABLE IF EXISTS `+sourceTable); err != nil {
+		// In one transaction: behind a pooler the next one may be another session's.
+		tx, err := conn.Begin(ctx)
+		if err != nil {
 			return fmt.Errorf("compare the transactions: %w", err)
 		}
-		if _, err := conn.Exec(ctx, `CREATE TEMPORARY TABLE zodb_convert_source (tid bigint, pos bigint, next bigint)`); err != nil {
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		if _, err := tx.Exec(ctx, `CREATE TEMPORARY TABLE zodb_convert_source (tid bigint, pos bigint, next bigint) ON COMMIT DROP`); err != nil {
 			return fmt.Errorf("compare the transactions: %w", err)
 		}
 		if err := copyTransactions(ctx, conn, src); err != nil {
 			return err
 		}
-		if _, err := conn.Exec(ctx, `ANALYZE `+sourceTable); err != nil {
+		if _, err := tx.Exec(ctx, `ANALYZE `+sourceTable); err != nil {
 			return fmt.Errorf("compare the transactions: %w", err)
 		}
 		from, err = s.compare(ctx, conn, src)
-		if err != nil {
-			return err
-		}
-		_, err := conn.Exec(ctx, `DROP TABLE `+sourceTable)
 		return err
 	})
 	return from, err
