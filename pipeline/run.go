@@ -122,8 +122,12 @@ func (r *run) admit(s *dest.State) error {
 // scan reads the structure of the source and refuses what cannot be converted.
 func (r *run) scan(ctx context.Context, until int64) (*source.Info, error) {
 	r.startPhase(Scanning, until)
-	info, err := r.src.Scan(ctx, until, func(done, total int64) {
-		r.events.send(Event{Kind: Progress, Phase: Scanning, Done: done, Total: total})
+	info, err := r.src.Scan(ctx, source.ScanOptions{
+		Until:   until,
+		MaxSeen: max(r.opts.Memory-overheadMemory, 1),
+		Progress: func(done, total int64) {
+			r.events.send(Event{Kind: Progress, Phase: Scanning, Done: done, Total: total})
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -148,7 +152,8 @@ func (r *run) scan(ctx context.Context, until int64) (*source.Info, error) {
 
 // fits refuses a source whose set of seen oids does not fit into the memory.
 func (r *run) fits(info *source.Info) error {
-	need := info.SeenBytes + overheadMemory
+	// A set that grows has its old half beside it for a moment.
+	need := info.SeenBytes*3/2 + overheadMemory
 	if need <= r.opts.Memory {
 		return nil
 	}

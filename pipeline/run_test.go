@@ -62,7 +62,7 @@ func TestCancelAfterEveryChunkThenResume(t *testing.T) {
 		for _, workers := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s -w %d", name, workers), func(t *testing.T) {
 				modes(t, func(t *testing.T, history bool) {
-					opts := pipeline.Options{Workers: workers, ChunkBytes: 16 << 10}
+					opts := pipeline.Options{Workers: workers, ChunkBytes: 4 << 10}
 					whole := server.NewDatabase(t)
 					want, err := convert(t, ctx, testdata(name), whole, history, opts)
 					if err != nil {

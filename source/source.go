@@ -26,10 +26,8 @@ import (
 // except Data, which is safe for concurrent use.
 type Source interface {
 	// Scan reads the structure of the source, checks it, and fixes the end of
-	// what Read will give. until is the End of an earlier Identity, to look at
-	// exactly that part again, or 0 for everything that is there now.
-	// A second call may look further than the first.
-	Scan(ctx context.Context, until int64, progress func(done, total int64)) (*Info, error)
+	// what Read will give. A second call may look further than the first.
+	Scan(ctx context.Context, opts ScanOptions) (*Info, error)
 
 	// Read gives the scanned range newest first, to load an empty destination.
 	// It calls emit for each chunk that is not in opts.Done, in reading order,
@@ -62,6 +60,19 @@ type Source interface {
 	Growth(ctx context.Context) (Growth, error)
 
 	Close() error
+}
+
+// ScanOptions control Scan.
+type ScanOptions struct {
+	// Until is the End of an earlier Identity, to look at exactly that part
+	// again; 0 for everything that is there now.
+	Until int64
+	// MaxSeen is how many bytes the set of seen oids may take, 0 for any. Of a
+	// larger set Scan tells about how large it is (Info.Objects and
+	// Info.SeenBytes are then estimates), and Read refuses to make it.
+	MaxSeen int64
+	// Progress is told how far the scan is, if it is not nil.
+	Progress func(done, total int64)
 }
 
 // ReadOptions control Read and Follow.

@@ -149,7 +149,7 @@ func (c *conversion) run(ctx context.Context) error {
 	if c.continues && state.Condition == dest.Interrupted {
 		until = state.Run.Source.End
 	}
-	info, err := c.src.Scan(ctx, until, nil)
+	info, err := c.src.Scan(ctx, source.ScanOptions{Until: until})
 	if err != nil {
 		return err
 	}
@@ -249,7 +249,7 @@ func (c *conversion) wrote(result *dest.Result) error {
 }
 
 func (c *conversion) follow(ctx context.Context, session dest.Session, loaded *source.Info, verify bool) error {
-	info, err := c.src.Scan(ctx, 0, nil)
+	info, err := c.src.Scan(ctx, source.ScanOptions{})
 	if err != nil {
 		return err
 	}
@@ -444,7 +444,7 @@ func (s suite) testDry(t *testing.T) {
 	b := Sample(s.history)
 	wet := s.must(t, s.New(t), b, nil)
 	src := b.Source(t)
-	if _, err := src.Scan(t.Context(), 0, nil); err != nil {
+	if _, err := src.Scan(t.Context(), source.ScanOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	d := s.New(t).Open(t, s.history)
@@ -486,7 +486,7 @@ func (s suite) refused(t *testing.T, err error, parts ...string) {
 func (s suite) testTwoRuns(t *testing.T) {
 	db, b := s.New(t), Sample(s.history)
 	src := b.Source(t)
-	info, err := src.Scan(t.Context(), 0, nil)
+	info, err := src.Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -545,11 +545,11 @@ func (s suite) testMix(t *testing.T) {
 	other := b.Prefix(b.Len() - 1)
 	other.Commit(b.txns[b.Len()-1].Transaction, Record{OID: 12, Data: Data("app", "Another", "")})
 	src := other.Source(t)
-	info, err := src.Scan(t.Context(), 0, nil)
+	info, err := src.Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	same, err := b.Source(t).Scan(t.Context(), 0, nil)
+	same, err := b.Source(t).Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ type loading struct {
 func begin(t testing.TB, dst dest.Destination, b *desttest.Builder, change func(*dest.Plan)) (*loading, error) {
 	t.Helper()
 	l := &loading{t: t, src: b.Source(t)}
-	info, err := l.src.Scan(t.Context(), 0, nil)
+	info, err := l.src.Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,3 +138,6 @@ func convert(t testing.TB, d *database, b *desttest.Builder, history bool) *load
 	}
 	return l
 }
+
+// scanAll looks at everything.
+var scanAll source.ScanOptions

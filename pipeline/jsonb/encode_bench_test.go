@@ -35,7 +35,7 @@ func siteRecords(b *testing.B) [][]byte {
 		b.Fatal(err)
 	}
 	defer src.Close()
-	if _, err := src.Scan(ctx, 0, func(int64, int64) {}); err != nil {
+	if _, err := src.Scan(ctx, source.ScanOptions{}); err != nil {
 		b.Fatal(err)
 	}
 	var records [][]byte

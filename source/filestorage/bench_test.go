@@ -64,7 +64,7 @@ func BenchmarkScan(b *testing.B) {
 			for b.Loop() {
 				s := open(b, path)
 				var err error
-				if info, err = s.Scan(b.Context(), 0, nil); err != nil {
+				if info, err = s.Scan(b.Context(), source.ScanOptions{}); err != nil {
 					b.Fatal(err)
 				}
 				s.Close()
@@ -82,7 +82,7 @@ func BenchmarkRead(b *testing.B) {
 			b.Run(fmt.Sprintf("%s, history %v", c.name, history), func(b *testing.B) {
 				path, records := benchFile(b, i)
 				s := open(b, path)
-				info, err := s.Scan(b.Context(), 0, nil)
+				info, err := s.Scan(b.Context(), source.ScanOptions{})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -95,7 +95,7 @@ func TestDamageIsNamedAndNeverPassedOver(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t, file(t, c.patch(sample().buf)))
 			for range 2 { // a second scan must not step over what stopped the first
-				_, err := s.Scan(t.Context(), 0, nil)
+				_, err := s.Scan(t.Context(), source.ScanOptions{})
 				var damage *source.DamageError
 				if !errors.As(err, &damage) {
 					t.Fatalf("Scan gave %v, no damage", err)
@@ -143,7 +143,7 @@ func TestUnfinishedTailIsLeftOutAndSaid(t *testing.T) {
 	for _, c := range rows {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t, file(t, c.patch(sample().buf)))
-			info, err := s.Scan(t.Context(), 0, nil)
+			info, err := s.Scan(t.Context(), source.ScanOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -249,7 +249,7 @@ func TestBackPointerToAFake(t *testing.T) {
 		d := newData()
 		d.add(' ', tid1, "", "", "", put{oid: 3, data: c.data})
 		d.add(' ', tid2, "", "", "", put{oid: 3, back: at + 23}, put{oid: 4, data: make([]byte, 500)})
-		_, err := open(t, file(t, d.buf)).Scan(t.Context(), 0, nil)
+		_, err := open(t, file(t, d.buf)).Scan(t.Context(), source.ScanOptions{})
 		if err == nil || !strings.Contains(err.Error(), "where no record stands") {
 			t.Errorf("%s: got %v", c.name, err)
 		}
@@ -275,7 +275,7 @@ func TestOddButSoundFilesAreRead(t *testing.T) {
 			d := sample()
 			path := file(t, c.patch(d.buf))
 			s := open(t, path)
-			info, err := s.Scan(t.Context(), 0, nil)
+			info, err := s.Scan(t.Context(), source.ScanOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -301,7 +301,7 @@ func TestTIDsThatDoNotRise(t *testing.T) {
 		d.add(' ', x.tid, x.name, "", "", put{oid: 0, data: []byte("x")})
 	}
 	s := open(t, file(t, d.buf))
-	info, err := s.Scan(t.Context(), 0, nil)
+	info, err := s.Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,7 +328,7 @@ func TestManyFallingTIDsAreCappedButEqualOnesNamed(t *testing.T) {
 	}
 	d.add(' ', 3, "", "", "")
 	s := open(t, file(t, d.buf))
-	info, err := s.Scan(t.Context(), 0, nil)
+	info, err := s.Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +355,7 @@ func TestCompressedRecordsThatCannotBeInflated(t *testing.T) {
 			at := d.add(' ', tid1, "", "", "", put{oid: 7, data: stored})
 			d.add(' ', tid2, "", "", "", put{oid: 7, back: at[0]})
 			s := open(t, file(t, d.buf))
-			if _, err := s.Scan(t.Context(), 0, nil); err != nil {
+			if _, err := s.Scan(t.Context(), source.ScanOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			n := 0
@@ -418,7 +418,7 @@ func TestBlobsAreCounted(t *testing.T) {
 			at := d.add(' ', tid1, "", "", "", put{oid: 9, data: []byte(c.data)})
 			d.add(' ', tid2, "", "", "", put{oid: 9, back: at[0]}, put{oid: 10})
 			s := open(t, file(t, d.buf))
-			info, err := s.Scan(t.Context(), 0, nil)
+			info, err := s.Scan(t.Context(), source.ScanOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -440,7 +440,7 @@ func TestLongChainsOfBackPointers(t *testing.T) {
 		at = d.add(' ', zodb.TID(i+2), "", "", "", put{oid: 3, back: at[0]})
 	}
 	s := open(t, file(t, d.buf))
-	if _, err := s.Scan(t.Context(), 0, nil); err != nil {
+	if _, err := s.Scan(t.Context(), source.ScanOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	dataAt := func(s *filestorage.Source, pos int64) (string, error) {
@@ -456,12 +456,12 @@ func TestLongChainsOfBackPointers(t *testing.T) {
 		at = d.add(' ', zodb.TID(i+10_000), "", "", "", put{oid: 3, back: at[0]})
 	}
 	const problem = "a chain of more than 10000"
-	if _, err := open(t, file(t, d.buf)).Scan(t.Context(), 0, nil); err == nil || !strings.Contains(err.Error(), problem) {
+	if _, err := open(t, file(t, d.buf)).Scan(t.Context(), source.ScanOptions{}); err == nil || !strings.Contains(err.Error(), problem) {
 		t.Errorf("Scan over a chain that is too long: %v", err)
 	}
 	path := file(t, d.buf[:len(d.buf)-8-23-50]) // without the last transaction
 	s = open(t, path)
-	if _, err := s.Scan(t.Context(), 0, nil); err != nil {
+	if _, err := s.Scan(t.Context(), source.ScanOptions{}); err != nil {
 		t.Errorf("Scan over the longest chain: %v", err)
 	}
 	if err := os.WriteFile(path, d.buf, 0o600); err != nil {

@@ -93,7 +93,7 @@ func scanFile(t *testing.T, path string) (*filestorage.Source, *source.Info, err
 	if err != nil {
 		return nil, nil, notFileStorage{err}
 	}
-	info, err := s.Scan(t.Context(), 0, nil)
+	info, err := s.Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		s.Close()
 		return nil, nil, err

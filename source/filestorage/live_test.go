@@ -217,7 +217,7 @@ func TestPackDuringReading(t *testing.T) {
 	}
 	packed := open(t, s.path)
 	s.same(packed, "")
-	if _, err := packed.Scan(t.Context(), info.Identity.End, nil); err == nil {
+	if _, err := packed.Scan(t.Context(), source.ScanOptions{Until: info.Identity.End}); err == nil {
 		t.Errorf("the packed file passes for the one before")
 	}
 	contract(t, s.path, s.dump())

@@ -1,6 +1,7 @@
 package filestorage
 
 import (
+	"math/bits"
 	"math/rand/v2"
 
 	"github.com/zodb-convert/zodb-convert/zodb"
@@ -29,6 +30,12 @@ type oidSet struct {
 	nmaps int
 
 	last int // the slot that was used last
+
+	// max is how many bytes the set may take, 0 for any. A set that would take
+	// more is thinned: it keeps only the blocks whose hash ends in so many zero
+	// bits, and answers with estimates.
+	max  int64
+	thin uint
 }
 
 // oidSlot is one block. The upper 4 bits of val are the number of oids in the
@@ -68,11 +75,47 @@ func (s *oidSet) clear() {
 	s.last = 0
 }
 
-func (s *oidSet) len() int64 { return s.n }
+func (s *oidSet) len() int64 { return s.n << s.thin }
 
-// bytes is what the set takes in memory.
-func (s *oidSet) bytes() int64 {
+// bytes is what the set takes in memory, or would if it were whole.
+func (s *oidSet) bytes() int64 { return s.held() << s.thin }
+
+func (s *oidSet) held() int64 {
 	return int64(len(s.slots))*16 + int64(len(s.maps))*slabMaps*(1<<blockBits/8)
+}
+
+// left tells whether thinning leaves a block out.
+func (s *oidSet) left(key uint64) bool {
+	return s.thin > 0 && s.hash(key)>>16&(1<<s.thin-1) != 0
+}
+
+// thinOut leaves out about half of the blocks.
+func (s *oidSet) thinOut() {
+	whole := *s
+	s.slots, s.maps = nil, nil
+	s.clear()
+	s.thin++
+	s.max = 0 // a half fits
+	defer func() { s.max = whole.max }()
+	for i := range whole.slots {
+		e := &whole.slots[i]
+		if e.val == 0 || s.left(e.key) {
+			continue
+		}
+		if e.val>>countBit != inMap {
+			val := e.val
+			for range e.val >> countBit {
+				s.add(zodb.OID(e.key<<blockBits | val&blockMask))
+				val >>= blockBits
+			}
+			continue
+		}
+		for w, word := range whole.bitmap(e) {
+			for ; word != 0; word &= word - 1 {
+				s.add(zodb.OID(e.key<<blockBits | uint64(w*64+bits.TrailingZeros64(word))))
+			}
+		}
+	}
 }
 
 // slot finds the slot of a block, or the free one where it belongs.
@@ -89,19 +132,9 @@ func (s *oidSet) slot(key uint64) int {
 	return i
 }
 
-func (s *oidSet) home(key uint64) int {
-	key ^= key >> 29
-	return int(key * s.seed >> s.shift)
-}
+func (s *oidSet) home(key uint64) int { return int(s.hash(key) >> s.shift) }
 
-func (s *oidSet) contains(oid zodb.OID) bool {
-	e := &s.slots[s.slot(uint64(oid)>>blockBits)]
-	low := uint64(oid) & blockMask
-	if e.val>>countBit == inMap {
-		return s.bitmap(e)[low/64]&(1<<(low%64)) != 0
-	}
-	return e.inline(low)
-}
+func (s *oidSet) hash(key uint64) uint64 { return (key ^ key>>29) * s.seed }
 
 func (e *oidSlot) inline(low uint64) bool {
 	val := e.val
@@ -123,6 +156,9 @@ func (s *oidSet) bitmap(e *oidSlot) *oidMap {
 // add adds an oid and tells whether it is new.
 func (s *oidSet) add(oid zodb.OID) bool {
 	key, low := uint64(oid)>>blockBits, uint64(oid)&blockMask
+	if s.left(key) {
+		return false
+	}
 	e := &s.slots[s.slot(key)]
 	n := e.val >> countBit
 	if n == inMap {
@@ -145,7 +181,9 @@ func (s *oidSet) add(oid zodb.OID) bool {
 			s.grow()
 		}
 	case maxInline:
-		s.toMap(e, low)
+		if s.toMap(e, low); s.max > 0 && s.held() > s.max {
+			s.thinOut()
+		}
 	default:
 		e.val = (e.val &^ (inMap << countBit)) | low<<(n*blockBits) | (n+1)<<countBit
 	}
@@ -170,6 +208,10 @@ func (s *oidSet) toMap(e *oidSlot, low uint64) {
 }
 
 func (s *oidSet) grow() {
+	if s.max > 0 && s.held()*2 > s.max {
+		s.thinOut()
+		return
+	}
 	old := s.slots
 	s.slots = make([]oidSlot, 2*len(old))
 	s.shift--

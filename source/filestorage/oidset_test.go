@@ -85,3 +85,42 @@ func BenchmarkOIDSet(b *testing.B) {
 		})
 	}
 }
+
+func TestThinnedSetEstimatesWithinItsMemory(t *testing.T) {
+	for name, oid := range map[string]func(i uint64) zodb.OID{
+		"scattered": func(i uint64) zodb.OID { return zodb.OID(i * 0x9e3779b97f4a7c15) },
+		"dense":     func(i uint64) zodb.OID { return zodb.OID(i) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			const n, limit = 400_000, 16 << 10
+			whole, thin := newOIDSet(), newOIDSet()
+			thin.max = limit
+			for i := range uint64(n) {
+				whole.add(oid(i))
+				thin.add(oid(i))
+				if thin.held() > limit+slabMaps<<blockBits/8 {
+					t.Fatalf("takes %d bytes", thin.held())
+				}
+			}
+			if thin.thin == 0 {
+				t.Fatal("was not thinned")
+			}
+			if got := float64(thin.len()) / n; got < 0.5 || got > 2 {
+				t.Errorf("estimates %d of %d oids", thin.len(), n)
+			}
+			if got := float64(thin.bytes()) / float64(whole.bytes()); got < 0.25 || got > 4 {
+				t.Errorf("estimates %d bytes, the whole takes %d", thin.bytes(), whole.bytes())
+			}
+		})
+	}
+}
+
+// contains tells whether an oid is in the set, without adding it.
+func (s *oidSet) contains(oid zodb.OID) bool {
+	e := &s.slots[s.slot(uint64(oid)>>blockBits)]
+	low := uint64(oid) & blockMask
+	if e.val>>countBit == inMap {
+		return s.bitmap(e)[low/64]&(1<<(low%64)) != 0
+	}
+	return e.inline(low)
+}

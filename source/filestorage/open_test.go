@@ -108,7 +108,7 @@ func TestEmptyFileIsAnEmptyDatabase(t *testing.T) {
 		path := file(t, []byte(content))
 		contract(t, path, nil)
 		s := open(t, path)
-		info, err := s.Scan(t.Context(), 0, nil)
+		info, err := s.Scan(t.Context(), source.ScanOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,10 +122,10 @@ func TestEmptyFileIsAnEmptyDatabase(t *testing.T) {
 		if g, err := s.Growth(t.Context()); err != nil || g.Transactions != 3 || g.Since != tid1 {
 			t.Errorf("Growth %+v, %v", g, err)
 		}
-		if info, err = s.Scan(t.Context(), 4, nil); err != nil || info.Transactions != 0 {
+		if info, err = s.Scan(t.Context(), source.ScanOptions{Until: 4}); err != nil || info.Transactions != 0 {
 			t.Errorf("Scan up to 4 gave %+v, %v", info, err)
 		}
-		if info, err = s.Scan(t.Context(), 0, nil); err != nil || info.Transactions != 3 || len(info.Warnings) != 0 {
+		if info, err = s.Scan(t.Context(), source.ScanOptions{}); err != nil || info.Transactions != 3 || len(info.Warnings) != 0 {
 			t.Errorf("Scan gave %+v, %v", info, err)
 		}
 	}
@@ -138,7 +138,7 @@ func TestOpenThroughSymlinkAndRelativePath(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, "link")
-	info, err := s.Scan(t.Context(), 0, nil)
+	info, err := s.Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestNothingIsTouched(t *testing.T) {
 	}
 	before := listing(t, filepath.Dir(path))
 	s := open(t, path)
-	if _, err := s.Scan(t.Context(), 0, nil); err != nil {
+	if _, err := s.Scan(t.Context(), source.ScanOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	everything(t, s)
@@ -207,7 +207,7 @@ func chunks(t *testing.T, s *filestorage.Source, size int64) (list []source.Rang
 
 func scan(t *testing.T, s *filestorage.Source, until int64) *source.Info {
 	t.Helper()
-	info, err := s.Scan(t.Context(), until, nil)
+	info, err := s.Scan(t.Context(), source.ScanOptions{Until: until})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +282,7 @@ func TestScanRefusesAFileThatIsNotTheOneBefore(t *testing.T) {
 		{"no end at all", sample().buf, 3, "has only 443 bytes"},
 		{"uncommitted meanwhile", set(txnC+atStatus, 'c')(sample().buf), sampleEnd, "not committed"},
 	} {
-		_, err := open(t, file(t, c.content)).Scan(t.Context(), c.until, nil)
+		_, err := open(t, file(t, c.content)).Scan(t.Context(), source.ScanOptions{Until: c.until})
 		var changed *filestorage.ChangedError
 		if !errors.As(err, &changed) || !strings.Contains(changed.Problem, c.problem) || changed.End != c.until {
 			t.Errorf("%s: got %v", c.name, err)
@@ -431,12 +431,12 @@ func TestChunksAreNoLargerThanAskedFor(t *testing.T) {
 func TestScanTellsProgress(t *testing.T) {
 	s := open(t, file(t, various().buf))
 	last := int64(-1)
-	info, err := s.Scan(t.Context(), 0, func(done, total int64) {
+	info, err := s.Scan(t.Context(), source.ScanOptions{Progress: func(done, total int64) {
 		if done < last || done > total {
 			t.Errorf("%d of %d after %d", done, total, last)
 		}
 		last = done
-	})
+	}})
 	if err != nil || last != info.Identity.End {
 		t.Errorf("the last was %d of %d, %v", last, info.Identity.End, err)
 	}

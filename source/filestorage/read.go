@@ -191,7 +191,11 @@ func (s *Source) Read(ctx context.Context, opts source.ReadOptions, emit func(*s
 	if err != nil {
 		return err
 	}
+	if sc.oids.thin > 0 {
+		return fmt.Errorf("%s: the set of its oids takes more memory than allowed", s.path)
+	}
 	sc.lost = true // until every oid was seen again
+	r.seen.max = 0
 	r.seen.clear()
 	for g := len(groups) - 2; g >= 0; g-- {
 		pieces, err := r.cut.pieces(groups[g], groups[g+1])

@@ -15,6 +15,8 @@ import (
 const (
 	// grid is the distance of the places at which the file may be cut.
 	grid = 256 << 10
+	// leastSeen is what the set of oids may take at least.
+	leastSeen = 1 << 20
 	// maxNamed caps lists of oids and places in an Info.
 	maxNamed = 10
 	// maxFalling caps Info.Falling (a warning has the count), and maxFallen the
@@ -32,6 +34,7 @@ type scan struct {
 	info source.Info
 	sum  hash.Hash
 	oids *oidSet
+	root bool // oid 0 was met
 	lost bool // a Read that did not come to its end has left oids incomplete
 
 	cuts []cut // closed ranges
@@ -69,7 +72,8 @@ func newScan() *scan {
 // Scan implements source.Source. It reads the file once from front to back,
 // but jumps over large records. The error for a file that does not reach to
 // until, or has no transaction that ends there, is a *ChangedError.
-func (s *Source) Scan(ctx context.Context, until int64, progress func(done, total int64)) (*source.Info, error) {
+func (s *Source) Scan(ctx context.Context, opts source.ScanOptions) (*source.Info, error) {
+	until, progress := opts.Until, opts.Progress
 	python2, err := s.magic()
 	if err != nil {
 		return nil, err
@@ -83,6 +87,9 @@ func (s *Source) Scan(ctx context.Context, until int64, progress func(done, tota
 	}
 	if s.scan == nil || s.scan.broken || s.scan.lost || until != 0 && s.scan.end > until {
 		s.scan = newScan()
+	}
+	if s.scan.oids.max = opts.MaxSeen; opts.MaxSeen > 0 {
+		s.scan.oids.max = max(opts.MaxSeen, leastSeen)
 	}
 	limit := size
 	if until != 0 {
@@ -257,6 +264,7 @@ func (sc *scanner) record(t *txn, pos int64) (int64, error) {
 	sc.info.Records++
 	sc.info.MaxOID = max(sc.info.MaxOID, r.oid)
 	sc.oids.add(r.oid)
+	sc.root = sc.root || r.oid == zodb.Root
 	if r.tid != t.tid {
 		if sc.otherTID == 0 {
 			sc.otherAt = pos
@@ -356,7 +364,7 @@ func (sc *scanner) result(size int64) (*source.Info, error) {
 	info.Identity = source.Identity{Kind: Kind, Name: sc.s.path, End: sc.end, Digest: "sha256:" + hex.EncodeToString(sc.sum.Sum(nil))}
 	info.Bytes = sc.end - firstPos // what the chunks of a reading add up to
 	info.Objects = sc.oids.len()
-	info.HasRoot = sc.oids.contains(zodb.Root)
+	info.HasRoot = sc.root
 	info.SeenBytes = sc.oids.bytes()
 	info.BlobOIDs = append([]zodb.OID(nil), info.BlobOIDs...)
 	info.Warnings = sc.warnings(size)

@@ -80,7 +80,7 @@ func (c *Case) open(t testing.TB) (source.Source, *source.Info) {
 	t.Helper()
 	s := c.Open(t)
 	t.Cleanup(func() { s.Close() })
-	info, err := s.Scan(t.Context(), 0, nil)
+	info, err := s.Scan(t.Context(), source.ScanOptions{})
 	if err != nil {
 		t.Fatalf("Scan: %v", err)
 	}
@@ -117,7 +117,7 @@ func (c *Case) testScan(t *testing.T) {
 		check("LastTID", info.LastTID, c.Want[n-1].TID)
 	}
 	for _, until := range []int64{0, info.Identity.End} {
-		again, err := s.Scan(t.Context(), until, nil)
+		again, err := s.Scan(t.Context(), source.ScanOptions{Until: until})
 		if err != nil {
 			t.Fatalf("Scan up to %d again: %v", until, err)
 		}
@@ -130,7 +130,7 @@ func (c *Case) testScan(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Open(t).Scan(ctx, 0, nil); !errors.Is(err, context.Canceled) {
+	if _, err := c.Open(t).Scan(ctx, source.ScanOptions{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Scan with a cancelled context: %v", err)
 	}
 }
@@ -429,7 +429,7 @@ func (c *Case) testContinue(t *testing.T, opts source.ReadOptions) {
 	for _, n := range some(len(whole.ranges), c.Most) {
 		got := c.read(t, s, opts, n+1)
 		again := c.Open(t)
-		if _, err := again.Scan(t.Context(), info.Identity.End, nil); err != nil {
+		if _, err := again.Scan(t.Context(), source.ScanOptions{Until: info.Identity.End}); err != nil {
 			t.Fatalf("Scan up to %d: %v", info.Identity.End, err)
 		}
 		opts := opts
