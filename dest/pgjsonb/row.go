@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
 	"github.com/zodb-convert/zodb-convert/source"
@@ -146,6 +147,31 @@ func (s *rowStream) Read(p []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// lease lets a COPY read a stream until it is ended. When the connection breaks,
+// CopyFrom returns while its goroutine may still be reading; without the lease
+// that one would make rows of a chunk that somebody else has got meanwhile.
+type lease struct {
+	mu     sync.Mutex
+	stream *rowStream // nil when ended
+}
+
+// Read reads from the stream.
+func (l *lease) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stream == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return l.stream.Read(p)
+}
+
+// end waits until nobody reads and lets nobody read any more.
+func (l *lease) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stream = nil
 }
 
 // discard makes all rows without looking at them.

@@ -327,7 +327,9 @@ func (r *recordRows) total() {
 // copy sends a stream of rows.
 func (r *recordRows) copy(ctx context.Context, conn *pgx.Conn, sql string, next func() error) error {
 	r.stream.reset(next)
-	_, err := conn.PgConn().CopyFrom(ctx, &r.stream, sql)
+	rows := &lease{stream: &r.stream}
+	_, err := conn.PgConn().CopyFrom(ctx, rows, sql)
+	rows.end()
 	if r.stream.err != nil {
 		return r.stream.err // the server only says that the client gave up
 	}
