@@ -125,12 +125,14 @@ on_version() {
 # fuzz_all TIME runs every fuzz target for a time. What is found lands in the
 # target's testdata/fuzz, where every later test run tries it again.
 fuzz_all() {
-    local file target line
-    while IFS=: read -r file line; do
-        target=$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' <<<"$line")
+    local file target targets=0
+    while IFS=: read -r file target; do
         echo "-- $target in $(dirname "$file")"
         checked fuzz_one "$1" "$target" "./$(dirname "$file")"
-    done < <(grep -rE '^func Fuzz[A-Za-z0-9_]*\(' --include='*_test.go' --exclude-dir='.*' . | sed 's|^\./||')
+        targets=$((targets + 1))
+    done < <(git ls-files -co --exclude-standard '*_test.go' | xargs grep -HoE '^func Fuzz[A-Za-z0-9_]*' | sed 's/:func /:/')
+    echo "$targets targets"
+    [ "$targets" -gt 0 ]
 }
 
 fuzz_one() {
@@ -148,15 +150,17 @@ fuzz_one() {
 # run_demo [Data.fs] runs the demonstration as a newcomer does. It has to leave
 # the user's file as it was, and neither a server nor a file behind.
 run_demo() {
-    local log=$SCRATCH/demo.log sum="" folder
+    local log=$SCRATCH/demo.log sum="" folder process
     [ $# = 0 ] || sum=$(sha256sum "$1"; stat -c '%s %Y %Z' "$1"; ls "$(dirname "$1")")
     scripts/demo "$@" 2>&1 | tee "$log"
     folder=$(grep -oE '/tmp/zodb-convert\.[A-Za-z0-9]+' "$log" | sort -u)
     [ "$(wc -l <<<"$folder")" = 1 ] || { echo "the demo's folder is not told"; return 1; }
     [ ! -e "$folder" ] || { echo "the demo left $folder"; return 1; }
-    if grep -lF "$folder" /proc/[0-9]*/cmdline 2>/dev/null | grep -v "/proc/$$/"; then
-        echo "the demo left a server"
-        return 1
-    fi
+    for process in /proc/[0-9]*; do
+        if [ "$(cat "$process/comm" 2>/dev/null)" = postgres ] && tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -qF "$folder"; then
+            echo "the demo left a server (process ${process#/proc/})"
+            return 1
+        fi
+    done
     [ $# = 0 ] || [ "$sum" = "$(sha256sum "$1"; stat -c '%s %Y %Z' "$1"; ls "$(dirname "$1")")" ] || { echo "the demo changed $1"; return 1; }
 }
