@@ -285,6 +285,26 @@ func (m *Machine) Load() (Ref, error) {
 			pos++
 			stack = append(stack, m.add(Node{Kind: Bytes, Pos: uint32(at), A: uint32(pos), B: uint32(size)}))
 			pos += size
+		case opBinInt2:
+			if len(data)-pos < 2 {
+				return 0, m.fail(at, truncated)
+			}
+			stack = append(stack, m.integer(at, int64(binary.LittleEndian.Uint16(data[pos:]))))
+			pos += 2
+		case opBinInt:
+			if len(data)-pos < 4 {
+				return 0, m.fail(at, truncated)
+			}
+			stack = append(stack, m.integer(at, int64(int32(binary.LittleEndian.Uint32(data[pos:])))))
+			pos += 4
+		case opShortBinString:
+			if pos >= len(data) || int(data[pos]) > len(data)-pos-1 {
+				return 0, m.fail(at, truncated)
+			}
+			size := int(data[pos])
+			pos++
+			stack = append(stack, m.add(Node{Kind: Py2Str, Flags: classifyPy2(data[pos : pos+size]), Pos: uint32(at), A: uint32(pos), B: uint32(size)}))
+			pos += size
 		case opBinFloat:
 			if len(data)-pos < 8 {
 				return 0, m.fail(at, truncated)
@@ -473,9 +493,9 @@ func (m *Machine) step(op byte, at int) error {
 	case opFrame:
 		_, err := m.take(8, at)
 		return err
-	case opInt, opLong, opBinInt, opBinInt2, opLong1, opLong4, opFloat:
+	case opInt, opLong, opLong1, opLong4, opFloat:
 		return m.stepNumber(op, at)
-	case opString, opBinString, opShortBinString, opUnicode, opShortBinUnicode, opBinUnicode8,
+	case opString, opBinString, opUnicode, opShortBinUnicode, opBinUnicode8,
 		opBinBytes, opBinBytes8, opByteArray8:
 		return m.stepText(op, at)
 	case opPut, opGet:
@@ -533,38 +553,25 @@ func unsigned(raw []byte) (v uint64) {
 
 func (m *Machine) push(r Ref) { m.stack = append(m.stack, r) }
 
-func (m *Machine) pushInt(at int, v int64) {
+func (m *Machine) pushInt(at int, v int64) { m.push(m.integer(at, v)) }
+
+// integer adds an integer, if it is none that every pickle shares.
+func (m *Machine) integer(at int, v int64) Ref {
 	if 0 <= v && v < 256 {
-		m.push(refInts + Ref(v))
-		return
+		return refInts + Ref(v)
 	}
-	m.push(m.number(Int, at, uint64(v)))
+	return m.number(Int, at, uint64(v))
 }
 
 func (m *Machine) stepNumber(op byte, at int) error {
-	switch op {
-	case opBinInt2:
-		raw, err := m.take(2, at)
-		if err != nil {
-			return err
-		}
-		m.pushInt(at, int64(unsigned(raw)))
-	case opBinInt:
-		raw, err := m.take(4, at)
-		if err != nil {
-			return err
-		}
-		m.pushInt(at, int64(int32(unsigned(raw))))
-	case opLong1, opLong4:
+	if op == opLong1 || op == opLong4 {
 		return m.stepLong(op, at)
-	default:
-		line, err := m.line(at)
-		if err != nil {
-			return err
-		}
-		return m.numberLine(op, at, bytes.TrimSpace(line))
 	}
-	return nil
+	line, err := m.line(at)
+	if err != nil {
+		return err
+	}
+	return m.numberLine(op, at, bytes.TrimSpace(line))
 }
 
 func (m *Machine) stepLong(op byte, at int) error {
@@ -645,8 +652,6 @@ func (m *Machine) stepText(op byte, at int) error {
 	switch op {
 	case opBinString:
 		kind, size = Py2Str, 4
-	case opShortBinString:
-		kind, size = Py2Str, 1
 	case opShortBinUnicode:
 		size = 1
 	case opBinBytes:
