@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"github.com/zodb-convert/zodb-convert/pipeline/pickle"
 )
@@ -129,10 +130,7 @@ func (e *Encoder) reset(record []byte) {
 	if cap(e.row.Refs) > max(keepText/8, len(record)) {
 		e.row.Refs = nil
 	}
-	if want := len(record) + len(record)/4; cap(e.out) < want {
-		e.out = make([]byte, 0, want)
-	}
-	e.out = e.out[:0]
+	e.out = slices.Grow(e.out[:0], len(record)+len(record)/4)
 	e.row = Row{Refs: e.row.Refs[:0]}
 	e.limit = min(e.options.MaxExpanded, expandedBase+expandedFactor*len(record))
 	e.indirect, e.inRef, e.copying, e.callable = false, false, 0, 0

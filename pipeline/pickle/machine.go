@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math"
 	"math/bits"
+	"slices"
 	"strconv"
 )
 
@@ -68,7 +69,7 @@ func (m *Machine) Reset(data []byte) {
 	m.memo.reset()
 	if len(data) > 1<<20 {
 		// Growing by a quarter at a time would leave five times as much garbage.
-		m.nodes = append(make([]Node, 0, int(sharedNodes)+len(data)/12), m.nodes...)
+		m.nodes = slices.Grow(m.nodes, len(data)/12)
 	}
 }
 
