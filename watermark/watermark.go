@@ -16,7 +16,7 @@
 //
 // A backend outlives its client: after a kill it may still commit a chunk or
 // finish an index. So every writing transaction begins with Fence, which locks
-// the run's row FOR SHARE and fails unless the generation is still the
+// the run's row FOR SHARE and fails unless run, generation and phase are still the
 // transaction's own. A resume raises the generation by UPDATE, which waits for
 // every transaction that holds the lock; after it no earlier one can begin, and
 // only then it reads what is done. Nothing relies on the state of a session:
@@ -300,16 +300,26 @@ func (t Tables) CountRejects(ctx context.Context, q Querier) (n int64, root bool
 	return n, root, nil
 }
 
-// SetPhase moves the run on. It fails if the run was taken over.
-func (t Tables) SetPhase(ctx context.Context, q Querier, generation int64, p dest.Phase) error {
-	tag, err := q.Exec(ctx, `UPDATE `+t.Run+` SET phase = $1::text WHERE generation = $2::int8`, string(p), generation)
+// SetPhase moves the run on from one phase to the next; it may have been moved
+// already. It fails if the run was taken over, or is in an earlier phase.
+func (t Tables) SetPhase(ctx context.Context, q Querier, r *Record, from, to dest.Phase) error {
+	tag, err := q.Exec(ctx, `UPDATE `+t.Run+` SET phase = $1::text WHERE id = $2::text AND generation = $3::int8 AND phase IN ($1::text, $4::text)`,
+		string(to), r.ID, r.Generation, string(from))
 	if err != nil {
-		return fmt.Errorf("record that the run is %s: %w", p, err)
+		return fmt.Errorf("record that the run is %s: %w", to, err)
 	}
-	if tag.RowsAffected() != 1 {
-		return ErrTakenOver
+	if tag.RowsAffected() == 1 {
+		return nil
 	}
-	return nil
+	var ours bool
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+t.Run+` WHERE id = $1::text AND generation = $2::int8)`, r.ID, r.Generation).Scan(&ours)
+	switch {
+	case err != nil:
+		return fmt.Errorf("record that the run is %s: %w", to, err)
+	case ours:
+		return ErrForgotten
+	}
+	return ErrTakenOver
 }
 
 // Raise claims the run: it waits until no transaction of an earlier generation
@@ -364,16 +374,40 @@ func (t Tables) StepsDone(ctx context.Context, q Querier) (map[string]bool, erro
 // finished or undone.
 var ErrTakenOver = errors.New("another run has taken this one over")
 
-// takenOver is the SQLSTATE that Fence raises.
-const takenOver = "ZC001"
+// ErrForgotten is what a run gets that is in an earlier phase than it was: the
+// server has lost commits that it had confirmed.
+var ErrForgotten = errors.New("the server has lost what it had confirmed")
+
+// The SQLSTATEs that Fence raises.
+const (
+	takenOver = "ZC001"
+	forgotten = "ZC002"
+)
 
 // Fence is the statement that begins every writing transaction, behind BEGIN.
-// It needs no answer: where the generation is not the run's own any more, it
-// fails and the transaction with it, see TakenOver.
-func (t Tables) Fence(generation int64) string {
-	return fmt.Sprintf("DO $zodb_convert$ BEGIN PERFORM FROM %s WHERE generation = %d FOR SHARE; "+
-		"IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '%s', MESSAGE = 'taken over'; END IF; END $zodb_convert$",
-		t.Run, generation, takenOver)
+// It needs no answer: where the run or its generation is not the own one any
+// more, it fails and the transaction with it, see TakenOver. The id is compared
+// because a run that was undone and begun anew has the same generations again.
+//
+// phase is the one that the transaction belongs to, empty for any. A standby
+// that takes over may lack what the server has confirmed last, chunks included;
+// commits are lost in their order, so the phase tells, see Forgotten.
+func (t Tables) Fence(r *Record, phase dest.Phase) string {
+	check := ""
+	if phase != "" {
+		check = fmt.Sprintf("ELSIF p <> %s THEN RAISE EXCEPTION USING ERRCODE = '%s', MESSAGE = 'the run is in phase ' || p; ",
+			Literal(string(phase)), forgotten)
+	}
+	return fmt.Sprintf("DO $zodb_convert$ DECLARE p text; BEGIN SELECT phase INTO p FROM %s WHERE id = %s AND generation = %d FOR SHARE; "+
+		"IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = '%s', MESSAGE = 'taken over'; %sEND IF; END $zodb_convert$",
+		t.Run, Literal(r.ID), r.Generation, takenOver, check)
+}
+
+// Forgotten tells whether an error means that the run is in an earlier phase
+// than it was.
+func (t Tables) Forgotten(err error) bool {
+	var pg *pgconn.PgError
+	return errors.Is(err, ErrForgotten) || errors.As(err, &pg) && pg.Code == forgotten
 }
 
 // TakenOver tells whether an error means that Fence found another generation,

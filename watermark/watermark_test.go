@@ -149,10 +149,10 @@ func TestOfTwoRunsOneIsToldThatItIsSecond(t *testing.T) {
 func TestRaiseWaitsForOpenTransactionsAndFencesTheNextOnes(t *testing.T) {
 	dsn, conn, r := begun(t)
 	old := connect(t, dsn, "old")
-	if err := exec(t, old, "BEGIN; "+tables.Fence(1)); err != nil {
+	stale := *r
+	if err := exec(t, old, "BEGIN; "+tables.Fence(&stale, dest.Loading)); err != nil {
 		t.Fatal(err)
 	}
-	stale := *r
 	raised := make(chan error, 1)
 	go func() { raised <- tables.Raise(t.Context(), conn, r, "v2", "there", 12) }()
 	select {
@@ -177,22 +177,36 @@ func TestRaiseWaitsForOpenTransactionsAndFencesTheNextOnes(t *testing.T) {
 	if got.Generation != 2 || got.Tool != "v2" || got.Host != "there" || got.PID != 12 || len(got.Done) != 1 || got.Started != r.Started {
 		t.Errorf("after the claim the record is %+v", got)
 	}
-	if err := exec(t, old, "BEGIN; "+tables.Fence(1)); !tables.TakenOver(err) {
+	if err := exec(t, old, "BEGIN; "+tables.Fence(&stale, dest.Loading)); !tables.TakenOver(err) {
 		t.Errorf("the old generation begins with %v", err)
 	}
-	if err := exec(t, old, "ROLLBACK; BEGIN; "+tables.Fence(2)+"; COMMIT"); err != nil {
+	if err := exec(t, old, "ROLLBACK; BEGIN; "+tables.Fence(r, dest.Loading)+"; COMMIT"); err != nil {
 		t.Errorf("the new generation begins with %v", err)
+	}
+	next := *r
+	next.ID += "x"
+	if err := exec(t, old, "BEGIN; "+tables.Fence(&next, dest.Loading)); !tables.TakenOver(err) {
+		t.Errorf("another run with the same generation begins with %v", err)
+	}
+	if err := exec(t, old, "ROLLBACK; BEGIN; "+tables.Fence(r, dest.Finishing)); !tables.Forgotten(err) {
+		t.Errorf("a later phase begins with %v", err)
+	}
+	if err := exec(t, old, "ROLLBACK; BEGIN; "+tables.Fence(r, "")+"; COMMIT"); err != nil {
+		t.Errorf("any phase begins with %v", err)
+	}
+	if err := tables.SetPhase(t.Context(), old, r, dest.Finishing, dest.CatchingUp); !errors.Is(err, watermark.ErrForgotten) {
+		t.Errorf("going on from a later phase gives %v", err)
 	}
 	if err := tables.Raise(t.Context(), old, &stale, "v3", "x", 1); !errors.Is(err, watermark.ErrTakenOver) {
 		t.Errorf("claiming what was claimed gives %v", err)
 	}
-	if err := tables.SetPhase(t.Context(), old, 1, dest.Finishing); !errors.Is(err, watermark.ErrTakenOver) {
+	if err := tables.SetPhase(t.Context(), old, &stale, dest.Loading, dest.Finishing); !errors.Is(err, watermark.ErrTakenOver) {
 		t.Errorf("the old generation goes on with %v", err)
 	}
 	if err := tables.Drop(t.Context(), conn); err != nil {
 		t.Fatal(err)
 	}
-	if err := exec(t, old, "BEGIN; "+tables.Fence(2)); !tables.TakenOver(err) {
+	if err := exec(t, old, "BEGIN; "+tables.Fence(r, dest.Loading)); !tables.TakenOver(err) {
 		t.Errorf("a run that was undone begins with %v", err)
 	}
 }

@@ -182,7 +182,7 @@ func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, 
 		fault.Point("follow.begin")
 		f.chunks, f.from, f.seq, f.above = 0, c.Range.From, 0, 0
 		f.result, f.maxTID = dest.Result{}, 0
-		if err := f.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f.s.tables.Fence(f.s.record.Generation), "SET LOCAL synchronous_commit = on", createStage); err != nil {
+		if err := f.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", f.s.tables.Fence(f.s.record, dest.CatchingUp), "SET LOCAL synchronous_commit = on", createStage); err != nil {
 			return nil, err
 		}
 		f.open = true

@@ -80,10 +80,7 @@ func (s *session) Finish(ctx context.Context) error {
 	}
 	fault.Point("finish.phase")
 	err = s.withControl(ctx, func(conn *pgx.Conn) error {
-		if _, err := conn.Exec(ctx, `SET synchronous_commit = on`); err != nil {
-			return fmt.Errorf("end the finishing steps: %w", err)
-		}
-		return s.tables.SetPhase(ctx, conn, s.record.Generation, dest.CatchingUp)
+		return s.setPhase(ctx, conn, dest.Finishing, dest.CatchingUp)
 	})
 	if err != nil {
 		return err
@@ -182,8 +179,8 @@ func (f *finisher) step(ctx context.Context, st step) error {
 		// faster: then what the step makes is there.
 		exists := again && (code(err) == "42P07" || code(err) == "42710" || code(err) == "23505")
 		if !gone && !exists {
-			if f.s.tables.TakenOver(err) {
-				return f.s.takenOver()
+			if fenced := f.s.fenced(err); fenced != err {
+				return fenced
 			}
 			return stoppedStep(st, err)
 		}
@@ -234,7 +231,7 @@ func (f *finisher) try(ctx context.Context, conn *pgx.Conn, st step) error {
 		return err
 	}
 	s := f.s
-	if err := exec("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", s.tables.Fence(s.record.Generation), "SET LOCAL synchronous_commit = on"); err != nil {
+	if err := exec("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", s.tables.Fence(s.record, dest.Finishing), "SET LOCAL synchronous_commit = on"); err != nil {
 		return rollback(err)
 	}
 	fault.Point("finish.fenced")

@@ -103,11 +103,12 @@ type rowStream struct {
 	segments   [3][]byte
 	segment    int
 	ended      bool
+	rows       int64
 }
 
 // reset makes the stream ready for another COPY.
 func (s *rowStream) reset(next func() error) {
-	s.next, s.err, s.ended = next, nil, false
+	s.next, s.err, s.ended, s.rows = next, nil, false, 0
 	s.head = append(s.head[:0], copyHeader...)
 	s.segments = [3][]byte{s.head, nil, nil}
 	s.segment = 0
@@ -144,6 +145,8 @@ func (s *rowStream) Read(p []byte) (n int, err error) {
 		} else if err != nil {
 			s.err = err
 			return n, err
+		} else {
+			s.rows++
 		}
 	}
 	return n, nil

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -355,7 +357,7 @@ func (s *session) continueRun(ctx context.Context, r *watermark.Record) error {
 	if s.record, err = s.tables.Read(ctx, s.control); err != nil {
 		return err
 	}
-	if s.record == nil || s.record.Generation != r.Generation {
+	if s.record == nil || s.record.ID != r.ID || s.record.Generation != r.Generation {
 		return s.takenOver()
 	}
 	s.record.MaxOID = max(s.record.MaxOID, int64(s.plan.Info.MaxOID))
@@ -495,8 +497,12 @@ func (s *session) withControl(ctx context.Context, fn func(*pgx.Conn) error) err
 
 // fenced gives the error of a run that was taken over its sentence.
 func (s *session) fenced(err error) error {
-	if err != nil && s.tables.TakenOver(err) {
+	switch {
+	case err == nil:
+	case s.tables.TakenOver(err):
 		return s.takenOver()
+	case s.tables.Forgotten(err):
+		return fmt.Errorf("%w, in a crash or because a standby has taken over; go on with --incremental, which loads what is missing", watermark.ErrForgotten)
 	}
 	return err
 }
@@ -514,7 +520,7 @@ func (s *session) Loaded(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if r == nil || r.Generation != s.record.Generation {
+		if r == nil || r.ID != s.record.ID || r.Generation != s.record.Generation {
 			return watermark.ErrTakenOver
 		}
 		if r.Phase == dest.Finishing {
@@ -528,11 +534,7 @@ func (s *session) Loaded(ctx context.Context) error {
 			return err
 		}
 		fault.Point("loaded.checked")
-		// A commit that waits for its WAL waits for that of all earlier commits.
-		if _, err := conn.Exec(ctx, `SET synchronous_commit = on`); err != nil {
-			return fmt.Errorf("make the load durable: %w", err)
-		}
-		return s.tables.SetPhase(ctx, conn, s.record.Generation, dest.Finishing)
+		return s.setPhase(ctx, conn, dest.Loading, dest.Finishing)
 	})
 	if err != nil {
 		return err
@@ -542,9 +544,30 @@ func (s *session) Loaded(ctx context.Context) error {
 	return nil
 }
 
+// setPhase moves the run on and makes that durable, and all that was committed
+// before: a commit that waits for its WAL waits for that of all earlier ones.
+// One transaction, because a pooler may give the next one to another session.
+func (s *session) setPhase(ctx context.Context, conn *pgx.Conn, from, to dest.Phase) error {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("record that the run is %s: %w", to, err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = on`); err != nil {
+		return fmt.Errorf("record that the run is %s: %w", to, err)
+	}
+	if err := s.tables.SetPhase(ctx, tx, s.record, from, to); err != nil {
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("record that the run is %s: %w", to, err)
+	}
+	return nil
+}
+
 // complete tells whether everything that the source has is accounted for.
 func (s *session) complete(r *watermark.Record) error {
-	if err := s.remembers(r.Done); err != nil {
+	if err := remembers(r.Done, s.noted()); err != nil {
 		return err
 	}
 	info, t := s.plan.Info, r.Totals
@@ -563,15 +586,13 @@ func (s *session) complete(r *watermark.Record) error {
 // remembers fails if the server has lost chunks that this session has
 // committed. Within a run commits do not wait for the disk, so that a server
 // that crashes forgets the last ones; only Loaded makes them durable.
-func (s *session) remembers(done []source.Range) error {
+func remembers(done, written []source.Range) error {
 	have := make(map[source.Range]bool, len(done))
 	for _, d := range done {
 		have[d] = true
 	}
-	s.writtenMu.Lock()
-	defer s.writtenMu.Unlock()
 	var forgotten int64
-	for w := range s.written {
+	for _, w := range written {
 		if !have[w] {
 			forgotten++
 		}
@@ -580,6 +601,13 @@ func (s *session) remembers(done []source.Range) error {
 		return nil
 	}
 	return fmt.Errorf("the server has crashed and lost the last %s that were written; go on with --incremental, which loads what is missing", count(forgotten, "chunk"))
+}
+
+// noted are the ranges that were committed until now.
+func (s *session) noted() []source.Range {
+	s.writtenMu.Lock()
+	defer s.writtenMu.Unlock()
+	return slices.Collect(maps.Keys(s.written))
 }
 
 // noteWritten remembers a range that is committed.
@@ -639,7 +667,7 @@ func (s *session) Complete(ctx context.Context) error {
 		if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = on`); err != nil {
 			return fmt.Errorf("remove the run's record: %w", err)
 		}
-		if _, err := tx.Exec(ctx, s.tables.Fence(s.record.Generation)); err != nil {
+		if _, err := tx.Exec(ctx, s.tables.Fence(s.record, dest.CatchingUp)); err != nil {
 			return fmt.Errorf("remove the run's record: %w", err)
 		}
 		if err := s.tables.Drop(ctx, tx); err != nil {

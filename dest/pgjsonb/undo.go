@@ -31,7 +31,29 @@ func (d *Destination) Abort(ctx context.Context) error {
 	if record == nil {
 		return &dest.RefusedError{Reason: fmt.Sprintf("there is no unfinished conversion in %s", d.Name())}
 	}
+	if err := d.mayForget(ctx, conn, l.run(), record); err != nil {
+		return err
+	}
 	return d.undo(ctx, conn, l, record)
+}
+
+// mayForget refuses to end a run that has caught up with rejects. What they
+// replaced is gone and stays so; without the run's record nothing would tell
+// that these objects are missing.
+func (d *Destination) mayForget(ctx context.Context, conn *pgx.Conn, t watermark.Tables, r *watermark.Record) error {
+	b, err := parseBare(r.Restore)
+	if err != nil || b.Loads {
+		return err
+	}
+	n, _, err := t.CountRejects(ctx, conn)
+	if err != nil || n == 0 {
+		return err
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("the unfinished run has caught up with %s, of which %s rejected: ending it would leave nothing that tells which",
+			d.Name(), count(n, "record")),
+		Hint: "list them and finish with --incremental --rejects PATH, or convert again with --clear",
+	}
 }
 
 // undo takes a run over and undoes it, in one transaction.
@@ -57,7 +79,7 @@ func (d *Destination) undo(ctx context.Context, conn *pgx.Conn, l *layout, r *wa
 		return fmt.Errorf("undo the conversion: %w", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, t.Fence(r.Generation)); err != nil {
+	if _, err := tx.Exec(ctx, t.Fence(r, "")); err != nil {
 		return fmt.Errorf("undo the conversion: %w", err)
 	}
 	if b.Loads {

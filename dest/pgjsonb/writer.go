@@ -136,6 +136,7 @@ func (w *writer) settle(ctx context.Context, c *source.Chunk, cause error) (*des
 // committed and that the control connection shows the run as alive.
 func (s *session) stillThere(ctx context.Context) error {
 	return s.withControl(ctx, func(conn *pgx.Conn) error {
+		written := s.noted() // before the look: other writers go on meanwhile
 		rows, err := conn.Query(ctx, `SELECT range_from, range_to FROM `+s.tables.Chunk+` WHERE kind = 'load'`)
 		if err != nil {
 			return fmt.Errorf("read what the run has done: %w", err)
@@ -147,7 +148,7 @@ func (s *session) stillThere(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read what the run has done: %w", err)
 		}
-		return s.remembers(done)
+		return remembers(done, written)
 	})
 }
 
@@ -177,7 +178,7 @@ func (w *writer) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, er
 }
 
 func (w *writer) begin() string {
-	return "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; " + w.s.tables.Fence(w.s.record.Generation)
+	return "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; " + w.s.tables.Fence(w.s.record, dest.Loading)
 }
 
 func (w *writer) exec(ctx context.Context, sql string) error {
@@ -328,10 +329,14 @@ func (r *recordRows) total() {
 func (r *recordRows) copy(ctx context.Context, conn *pgx.Conn, sql string, next func() error) error {
 	r.stream.reset(next)
 	rows := &lease{stream: &r.stream}
-	_, err := conn.PgConn().CopyFrom(ctx, rows, sql)
+	tag, err := conn.PgConn().CopyFrom(ctx, rows, sql)
 	rows.end()
 	if r.stream.err != nil {
 		return r.stream.err // the server only says that the client gave up
+	}
+	if err == nil && tag.RowsAffected() != r.stream.rows {
+		return fmt.Errorf("PostgreSQL has kept %d of %s: a trigger leaves rows out, which would be lost; disable it for the conversion",
+			tag.RowsAffected(), count(r.stream.rows, "row"))
 	}
 	return err
 }
@@ -443,6 +448,12 @@ func (r *recordRows) encode(ctx context.Context, record *source.Record, index in
 			return nil, 0, nil, fmt.Errorf("encode oid %v, tid %v at %d: %w", record.OID, record.TID, record.Pos, err)
 		}
 		return nil, 0, &reject{index, rejected.Class, rejected.Reason}, nil
+	}
+	if string(row.Module) == "ZODB.blob" && string(row.Name) == "Blob" {
+		return nil, 0, nil, &dest.RefusedError{
+			Reason: fmt.Sprintf("oid %v, tid %v at %d is a blob; this release does not move blobs yet", record.OID, record.TID, record.Pos),
+			Hint:   "wait for a release that moves blobs",
+		}
 	}
 	reason := r.refused[index]
 	switch {
