@@ -200,9 +200,7 @@ func (e *Encoder) idList(b []byte, id *pickle.Node, depth int) []byte {
 // idListCall writes a list as a call of list.
 func (e *Encoder) idListCall(b []byte, kids []pickle.Ref, depth int) []byte {
 	e.row.Forms[RefGeneric]++
-	if depth+6 > maxDepth {
-		e.reject(&e.nodes[kids[0]], "it is nested more than %d levels deep", maxDepth)
-	}
+	e.checkDepth(&e.nodes[kids[0]], depth+6)
 	b = append(b, `{"@reduce":{"callable":{"@cls":["builtins","list"]},"args":{"@t":[{"@t":`...)
 	b = e.list(b, kids, depth+5)
 	return append(b, `}]}}}`...)

@@ -50,9 +50,7 @@ func (e *Encoder) text(b []byte, n *pickle.Node, depth int) []byte {
 	if b, ok := e.appendEscaped(b, n); ok {
 		return append(b, '"')
 	}
-	if depth >= maxDepth {
-		e.reject(n, "it is nested more than %d levels deep", maxDepth)
-	}
+	e.checkDepth(n, depth+1)
 	return e.nulText(b[:from], n)
 }
 
@@ -120,9 +118,7 @@ func (e *Encoder) appendEscaped(b []byte, n *pickle.Node) ([]byte, bool) {
 
 // surrogates writes text that is not UTF-8 without them.
 func (e *Encoder) surrogates(b []byte, n *pickle.Node, depth int) []byte {
-	if depth+4 > maxDepth {
-		e.reject(n, "it is nested more than %d levels deep", maxDepth)
-	}
+	e.checkDepth(n, depth+4)
 	e.row.Forms[SurrogateText]++
 	return e.decodeCall(b, n)
 }

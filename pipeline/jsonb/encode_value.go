@@ -88,11 +88,16 @@ func (e *Encoder) rareValue(b []byte, n *pickle.Node, depth int) []byte {
 	return b
 }
 
-// enter begins a container whose parts stand at the given depth.
-func (e *Encoder) enter(n *pickle.Node, depth int) {
+// checkDepth rejects what stands deeper than a reader goes.
+func (e *Encoder) checkDepth(n *pickle.Node, depth int) {
 	if depth > maxDepth {
 		e.reject(n, "it is nested more than %d levels deep", maxDepth)
 	}
+}
+
+// enter begins a container whose parts stand at the given depth.
+func (e *Encoder) enter(n *pickle.Node, depth int) {
+	e.checkDepth(n, depth)
 	if n.Flags&pickle.Shared != 0 || e.copying > 0 {
 		e.enterShared(n)
 	}
@@ -164,18 +169,14 @@ func (e *Encoder) built(b []byte, target func([]byte) []byte, state pickle.Ref, 
 
 // bytes writes the data of a node, whatever its kind, as bytes.
 func (e *Encoder) bytes(b []byte, n *pickle.Node, depth int) []byte {
-	if depth >= maxDepth {
-		e.reject(n, "it is nested more than %d levels deep", maxDepth)
-	}
+	e.checkDepth(n, depth+1)
 	b = append(b, `{"@b":"`...)
 	b = base64.StdEncoding.AppendEncode(b, e.machine.Data(n))
 	return append(b, `"}`...)
 }
 
 func (e *Encoder) long(b []byte, n *pickle.Node, depth int) []byte {
-	if depth >= maxDepth {
-		e.reject(n, "it is nested more than %d levels deep", maxDepth)
-	}
+	e.checkDepth(n, depth+1)
 	if n.Kind == pickle.LongText {
 		e.row.Forms[IntText]++
 	} else if n.B > maxLongBytes {
@@ -216,9 +217,7 @@ func (e *Encoder) float(b []byte, n *pickle.Node, depth int) []byte {
 // specialFloat writes what JSON has no number for. The text names the bits, but
 // for a NaN with a payload, which only struct can make.
 func (e *Encoder) specialFloat(b []byte, n *pickle.Node, depth int) []byte {
-	if depth+6 > maxDepth {
-		e.reject(n, "it is nested more than %d levels deep", maxDepth)
-	}
+	e.checkDepth(n, depth+6)
 	e.row.Forms[FloatSpecial]++
 	bits := math.Float64bits(n.Float64())
 	text := ""
@@ -248,9 +247,7 @@ func (e *Encoder) specialFloat(b []byte, n *pickle.Node, depth int) []byte {
 
 // global writes a class or function.
 func (e *Encoder) global(b []byte, n *pickle.Node, depth int) []byte {
-	if depth+2 > maxDepth {
-		e.reject(n, "it is nested more than %d levels deep", maxDepth)
-	}
+	e.checkDepth(n, depth+2)
 	b = append(b, `{"@cls":[`...)
 	b = e.globalText(b, &e.nodes[n.A])
 	b = append(b, ',')

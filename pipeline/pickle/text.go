@@ -128,7 +128,8 @@ func appendRune(dst []byte, r rune) []byte {
 }
 
 // appendRawUnicode decodes the argument of UNICODE: bytes are Latin-1, and of an
-// odd number of backslashes the last one may begin \uXXXX or \UXXXXXXXX.
+// odd number of backslashes the last one may begin an escape, \u with four
+// hexadecimal digits or \U with eight.
 func appendRawUnicode(dst, line []byte) ([]byte, string) {
 	for len(line) > 0 {
 		if line[0] != '\\' {
