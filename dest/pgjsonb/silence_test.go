@@ -101,6 +101,25 @@ func TestTriggerThatLeavesRowsOutStopsTheRun(t *testing.T) {
 	}
 }
 
+func TestTriggerThatLeavesRowsOutStopsCatchingUp(t *testing.T) {
+	modes(t, func(t *testing.T, history bool) {
+		d, b := newDatabase(t), desttest.Sample(history)
+		convert(t, d, b, history)
+		b.Commit(desttest.Transaction{TID: 1 << 59}, desttest.Record{OID: 90, Data: desttest.Data("a", "B", "x")})
+		d.exec(t, `CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.zoid = 90 THEN RETURN NULL; END IF; RETURN NEW; END $$;
+			CREATE TRIGGER swallow BEFORE INSERT ON object_state FOR EACH ROW EXECUTE FUNCTION swallow()`)
+		dst := d.Open(t, history)
+		defer dst.Close()
+		l, err := begin(t, dst, b, func(p *dest.Plan) { p.Continue = true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.follow(); err == nil || !strings.Contains(err.Error(), "a trigger leaves rows out") {
+			t.Errorf("a trigger that leaves a row out gives %v", err)
+		}
+	})
+}
+
 func TestServerThatForgetsTheEndOfTheLoadStopsTheRun(t *testing.T) {
 	d, b := newDatabase(t), desttest.Sample(false)
 	dst := d.Open(t, false)
