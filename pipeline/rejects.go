@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -36,7 +39,7 @@ func (r *run) settleRejects(ctx context.Context, session dest.Session) error {
 		return fmt.Errorf("read the list of rejects: %w", err)
 	}
 	if r.opts.Rejects != "" {
-		if err := writeRejects(ctx, session, r.opts.Rejects); err != nil {
+		if err := writeRejects(ctx, session, r.opts.Rejects, r.opts.Incremental); err != nil {
 			return fmt.Errorf("write the rejects file %s: %w", r.opts.Rejects, err)
 		}
 		r.report.RejectsFile = r.opts.Rejects
@@ -69,8 +72,9 @@ func (r *run) listRejects(ctx context.Context, session dest.Session) error {
 }
 
 // writeRejects writes all rejects to path, which appears only when it is whole
-// and is readable by its owner only: it holds the data of the database.
-func writeRejects(ctx context.Context, session dest.Session, path string) (err error) {
+// and is readable by its owner only: it holds the data of the database. With
+// keep, lines of an earlier run that are there already stay.
+func writeRejects(ctx context.Context, session dest.Session, path string, keep bool) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // mode 0600
 	if err != nil {
 		return err
@@ -83,14 +87,28 @@ func writeRejects(ctx context.Context, session dest.Session, path string) (err e
 	}()
 	w := bufio.NewWriter(f)
 	lines := json.NewEncoder(w)
+	written := make(map[[2]string]bool) // oid and tid
 	err = session.Rejects(ctx, func(j *dest.Reject) error {
-		return lines.Encode(RejectLine{
+		line := RejectLine{
 			OID: j.OID.String(), TID: j.TID.String(), Offset: j.Pos,
 			Class: j.Class, Reason: j.Reason, Pickle: j.Data,
-		})
+		}
+		written[[2]string{line.OID, line.TID}] = true
+		return lines.Encode(line)
 	})
 	if err != nil {
 		return err
+	}
+	if keep {
+		err := earlierRejects(path, func(line *RejectLine) error {
+			if written[[2]string{line.OID, line.TID}] {
+				return nil
+			}
+			return lines.Encode(line)
+		})
+		if err != nil {
+			return fmt.Errorf("keep the lines of the earlier run: %w", err)
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -102,4 +120,28 @@ func writeRejects(ctx context.Context, session dest.Session, path string) (err e
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// earlierRejects calls fn for each line of a rejects file, if there is one.
+func earlierRejects(path string, fn func(*RejectLine) error) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := json.NewDecoder(bufio.NewReader(f))
+	for {
+		var line RejectLine
+		if err := lines.Decode(&line); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := fn(&line); err != nil {
+			return err
+		}
+	}
 }

@@ -312,7 +312,7 @@ func (a *app) abort(ctx context.Context, dst dest.Destination) error {
 		return fmt.Errorf("undo the run in %s: %w", dst.Name(), err)
 	}
 	if !a.output.quiet {
-		a.printer().Note(time.Now(), fmt.Sprintf("the run that %s held is undone: it is as empty as before", dst.Name()))
+		a.printer().Note(time.Now(), fmt.Sprintf("the run that %s held is undone", dst.Name()))
 	}
 	return nil
 }

@@ -56,6 +56,10 @@ func (s *session) Follower(ctx context.Context, src source.Source) (dest.Writer,
 	if last != nil {
 		f.last = zodb.TID(*last)
 	}
+	if f.last != s.upTo {
+		f.Close()
+		return nil, fmt.Errorf("%s has got the transaction %v since it was loaded or compared; stop the site", s.dest.Name(), f.last)
+	}
 	return f, nil
 }
 
@@ -378,22 +382,32 @@ func (f *follower) apply(ctx context.Context) error {
 	if err := f.alone(ctx); err != nil {
 		return err
 	}
-	statements = f.historyFree()
+	state, old := f.s.layout.name(objectState), f.s.layout.name(objectHistory)
 	if f.rows.history {
-		statements = f.historyPreserving()
+		if err := f.exec(ctx, f.older()...); err != nil {
+			return err
+		}
+		// What is current now, and what becomes neither current nor is dropped,
+		// must stand in the history before it is replaced.
+		if err := f.kept(ctx, state+" r WHERE zoid IN (SELECT zoid FROM "+stageTable+")", old); err != nil {
+			return err
+		}
+		if err := f.kept(ctx, stageTable+" r WHERE class_mod IS NULL OR "+superseded, old); err != nil {
+			return err
+		}
 	}
-	if err := f.exec(ctx, append(statements, f.s.layout.raiseSequence(f.maxOID))...); err != nil {
+	if err := f.exec(ctx, append(f.current(), f.s.layout.raiseSequence(f.maxOID))...); err != nil {
 		return err
 	}
-	return f.kept(ctx)
+	return f.kept(ctx, newestStaged+" r WHERE class_mod IS NOT NULL", state)
 }
 
-// kept makes sure that every new row is there: somebody else's trigger may have
-// left one out.
-func (f *follower) kept(ctx context.Context) error {
+// kept makes sure that the rows r are in a table: somebody else's trigger may
+// have left one out.
+func (f *follower) kept(ctx context.Context, rows, table string) error {
 	var missing int64
-	err := f.conn.QueryRow(ctx, "SELECT count(*) FROM "+newestStaged+" n WHERE class_mod IS NOT NULL AND NOT EXISTS (SELECT FROM "+
-		f.s.layout.name(objectState)+" o WHERE o.zoid = n.zoid AND o.tid = n.tid)").Scan(&missing)
+	err := f.conn.QueryRow(ctx, "SELECT count(*) FROM (SELECT zoid, tid FROM "+rows+") n WHERE NOT EXISTS (SELECT FROM "+
+		table+" o WHERE o.zoid = n.zoid AND o.tid = n.tid)").Scan(&missing)
 	if err != nil {
 		return fmt.Errorf("look for the new rows: %w", err)
 	}
@@ -423,7 +437,11 @@ const (
 	newestStaged = "(SELECT DISTINCT ON (zoid) * FROM " + stageTable + " ORDER BY zoid, seq DESC)"
 )
 
-func (f *follower) historyFree() []string {
+// superseded is a staged row r that another one of the group replaces.
+const superseded = "EXISTS (SELECT FROM " + stageTable + " n WHERE n.zoid = r.zoid AND n.seq > r.seq)"
+
+// current replaces the rows of object_state.
+func (f *follower) current() []string {
 	state := f.s.layout.name(objectState)
 	return []string{
 		"DELETE FROM " + state + " o USING " + newestStaged + " n WHERE o.zoid = n.zoid AND n.class_mod IS NULL",
@@ -433,15 +451,17 @@ func (f *follower) historyFree() []string {
 	}
 }
 
-func (f *follower) historyPreserving() []string {
+// older adds to object_history what is about to be replaced, and what the group
+// itself replaces or deletes.
+func (f *follower) older() []string {
 	state, old := f.s.layout.name(objectState), f.s.layout.name(objectHistory)
-	return append([]string{
+	return []string{
 		// Of several records of one oid in one transaction the last counts.
 		"DELETE FROM " + stageTable + " a USING " + stageTable + " b WHERE a.zoid = b.zoid AND a.tid = b.tid AND a.seq < b.seq",
 		"INSERT INTO " + old + " (" + columnList + ") SELECT " + columnList + " FROM " + state +
 			" WHERE zoid IN (SELECT zoid FROM " + stageTable + ") ON CONFLICT (zoid, tid) DO NOTHING",
 		"INSERT INTO " + old + " (" + columnList + ") SELECT zoid, tid, coalesce(class_mod, ''), coalesce(class_name, ''), state, " +
-			"coalesce(state_size, 0), coalesce(refs, '{}') FROM " + stageTable + " s WHERE class_mod IS NULL " +
-			"OR EXISTS (SELECT FROM " + stageTable + " n WHERE n.zoid = s.zoid AND n.seq > s.seq) ON CONFLICT (zoid, tid) DO NOTHING",
-	}, f.historyFree()...)
+			"coalesce(state_size, 0), coalesce(refs, '{}') FROM " + stageTable + " r WHERE class_mod IS NULL OR " + superseded +
+			" ON CONFLICT (zoid, tid) DO NOTHING",
+	}
 }

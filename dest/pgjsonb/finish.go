@@ -86,6 +86,7 @@ func (s *session) Finish(ctx context.Context) error {
 		return err
 	}
 	s.record.Phase = dest.CatchingUp
+	s.upTo = s.plan.Info.MaxTID
 	fault.Point("finish.end")
 	return nil
 }

@@ -326,6 +326,32 @@ func (l *layout) compressed() [][2]string {
 	return [][2]string{{objectState, "state"}, {objectHistory, "state"}, {blobState, "data"}}
 }
 
+// marks are the statements that put back what a load changes of tables that
+// were there before it: the compression of columns, and the sequence.
+func (l *layout) marks(ctx context.Context, tx pgx.Tx) (statements []string, err error) {
+	for _, c := range l.compressed() {
+		if !l.has(c[0]) {
+			continue
+		}
+		var method string
+		err := tx.QueryRow(ctx, `SELECT CASE attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE 'DEFAULT' END
+			FROM pg_catalog.pg_attribute WHERE attrelid = $1::text::regclass AND attname = $2::text`, l.name(c[0]), c[1]).Scan(&method)
+		if err != nil {
+			return nil, fmt.Errorf("look at the compression of %s: %w", c[0], err)
+		}
+		statements = append(statements, `ALTER TABLE `+l.name(c[0])+` ALTER COLUMN `+c[1]+` SET COMPRESSION `+method)
+	}
+	if l.sequence {
+		var last int64
+		var called bool
+		if err := tx.QueryRow(ctx, `SELECT last_value, is_called FROM `+l.name(zoidSeq)).Scan(&last, &called); err != nil {
+			return nil, fmt.Errorf("look at the sequence: %w", err)
+		}
+		statements = append(statements, fmt.Sprintf("SELECT setval('%s', %d, %v)", strings.ReplaceAll(l.name(zoidSeq), "'", "''"), last, called))
+	}
+	return statements, nil
+}
+
 // lz4 sets the compression of the large columns, which must be done before rows
 // are written. A server that was built without lz4 keeps pglz, as the site
 // would.

@@ -21,6 +21,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/internal/fault"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/watermark"
+	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
 // session is a claimed run.
@@ -33,6 +34,9 @@ type session struct {
 	bare   *bare
 
 	workers atomic.Int32
+
+	// upTo is the highest tid that was loaded, or compared with the source.
+	upTo zodb.TID
 
 	mu      sync.Mutex
 	control *pgx.Conn // idle between uses: it tells that the run is alive
@@ -240,7 +244,11 @@ func (s *session) prepare(ctx context.Context, tx pgx.Tx, clear bool) error {
 	if err != nil {
 		return err
 	}
-	s.bare.Undo = undo
+	marks, err := s.layout.marks(ctx, tx)
+	if err != nil {
+		return err
+	}
+	s.bare.Undo = append(undo, marks...)
 	if err := s.layout.lz4(ctx, tx, hp); err != nil {
 		return err
 	}

@@ -112,13 +112,39 @@ func (s *session) compare(ctx context.Context, conn *pgx.Conn, src source.Source
 		return 0, fmt.Errorf("find the last common transaction: %w", err)
 	}
 	last.tid = zodb.TID(tid)
+	if err := s.holes(ctx, conn, log, &last); err != nil {
+		return 0, err
+	}
 	if err := s.sameMetadata(ctx, src, &last); err != nil {
 		return 0, err
 	}
 	if err := s.sameObjects(ctx, conn, src, &last); err != nil {
 		return 0, err
 	}
+	if err := conn.QueryRow(ctx, `SELECT max(tid) FROM `+log).Scan(&tid); err != nil {
+		return 0, fmt.Errorf("find the highest transaction: %w", err)
+	}
+	s.upTo = zodb.TID(tid)
 	return last.next, nil
+}
+
+// holes refuses a destination that lacks transactions below its last one: what
+// they wrote may be missing too.
+func (s *session) holes(ctx context.Context, conn *pgx.Conn, log string, last *position) error {
+	var n, tid int64
+	err := conn.QueryRow(ctx, `SELECT count(*) OVER (), s.tid FROM `+sourceTable+` s
+		WHERE s.pos < $1::int8 AND NOT EXISTS (SELECT FROM `+log+` t WHERE t.tid = s.tid) ORDER BY s.tid LIMIT 1`, last.pos).Scan(&n, &tid)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("compare the transactions: %w", err)
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("%s lacks %s of the source before its last one, the first is %v of %s",
+			s.dest.Name(), count(n, "transaction"), zodb.TID(tid), at(zodb.TID(tid))),
+		Hint: "it was not loaded completely: convert again with --clear",
+	}
 }
 
 // aliens refuses transactions that the source does not have.
