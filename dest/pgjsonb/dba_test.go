@@ -96,6 +96,7 @@ func TestAbortPutsTheSchemaBackFromEveryMoment(t *testing.T) {
 		t.Run("after "+last, func(t *testing.T) {
 			d := madeByTheSite(t, false)
 			d.exec(t, dba)
+			d.exec(t, "ALTER TABLE object_state ALTER COLUMN state SET COMPRESSION pglz; SELECT setval('zoid_seq', 7)")
 			before := d.Schema(t)
 			dst := d.Open(t, false)
 			defer dst.Close()
@@ -134,6 +135,9 @@ func TestAbortPutsTheSchemaBackFromEveryMoment(t *testing.T) {
 			}
 			if got := d.query(t, "SELECT count(*) FROM transaction_log; SELECT count(*) FROM object_state"); got[0] != "0" || got[1] != "0" {
 				t.Errorf("%v rows are left", got)
+			}
+			if got := d.query(t, "SELECT last_value, is_called FROM zoid_seq"); got[0] != "7|t" {
+				t.Errorf("the sequence was put back to %v", got)
 			}
 		})
 	}

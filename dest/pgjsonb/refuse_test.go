@@ -259,6 +259,8 @@ func TestCatchingUpIsRefusedWhereSomebodyElseHasWritten(t *testing.T) {
 			[]string{"0x000000000001869f"}},
 		"a revision is missing": {"DELETE FROM object_history WHERE tid = (SELECT max(tid) FROM transaction_log)", true,
 			[]string{"2 objects there and 3"}},
+		"a transaction is missing": {"ALTER TABLE object_state DROP CONSTRAINT object_state_tid_fkey; DELETE FROM transaction_log WHERE tid = (SELECT min(tid) FROM transaction_log)", false,
+			[]string{"lacks 1 transaction of the source"}},
 		"without its history": {"ALTER TABLE object_history RENAME TO elsewhere", true,
 			[]string{"history-free"}},
 	} {
