@@ -26,10 +26,13 @@ sys.path.insert(0, HERE)
 from zodbdata.dump import transactions  # noqa: E402
 
 DATA = {
-    "documents": ("plone", 200_000, "records of 3.3 KB"),
+    "documents": ("plone", 200_000, "records of 3.3 KB, about a hundred a transaction"),
+    "edits": ("plone", 200_000, "records of 3.3 KB, a few a transaction, as editors write them"),
     "small": ("small-records", 2_000_000, "records of 300 bytes"),
     "huge": ("huge", 12, "records of 1 to 15 MB"),
 }
+# More arguments of scripts/mkdata.
+MORE = {"edits": ["--folder-size", "3"]}
 WAYS = ("w2", "w4", "w8", "floor", "python", "relstorage", "codec")
 NAMES = {
     "w2": "this tool, -w 2", "w4": "this tool, -w 4", "w8": "this tool, -w 8", "floor": "floor: the finished rows by COPY",
@@ -309,7 +312,7 @@ def source_of(options, name):
         note(f"==> mkdata {objects:,} {text}")
         if os.path.exists(path + ".new"):
             os.remove(path + ".new")
-        command = [os.path.join(ROOT, "scripts", "mkdata"), "--profile", profile, "--objects", str(objects), "--seed", "1", "--keep-all", path + ".new"]
+        command = [os.path.join(ROOT, "scripts", "mkdata"), "--profile", profile, "--objects", str(objects), "--seed", "1", "--keep-all", *MORE.get(name, ()), path + ".new"]
         subprocess.run(command, check=True)
         os.rename(path + ".new", path)
     with open(path, "rb") as f:
