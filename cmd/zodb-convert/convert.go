@@ -148,12 +148,14 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 }
 
 // limitMemory makes the garbage collector work harder before the process takes
-// more than the user allowed. What the runtime does not count (the program
-// itself, thread stacks) was measured below 16 MB. A GOMEMLIMIT set by the user
-// counts instead.
+// more than the user allowed. An eighth is left for what the runtime does not
+// count (the program itself, thread stacks, pages not yet given back): with
+// records of 15 MB and 8 workers, peaks of the resident set were measured up to
+// 12 MB above the limit that is set here. A GOMEMLIMIT set by the user counts
+// instead.
 func limitMemory(memory int64, getenv func(string) (string, bool)) {
 	if _, set := getenv("GOMEMLIMIT"); !set {
-		debug.SetMemoryLimit(memory - 16<<20)
+		debug.SetMemoryLimit(memory - memory/8)
 	}
 }
 

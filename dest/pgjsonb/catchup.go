@@ -88,6 +88,7 @@ func (f *follower) Write(ctx context.Context, c *source.Chunk) (*dest.Result, er
 		return nil, err
 	}
 	f.rows.start(c, f.s.plan.Options.HistoryPreserving)
+	defer f.rows.stop()
 	for {
 		result, err := f.attempt(ctx, c)
 		if err == nil {

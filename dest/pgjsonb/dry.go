@@ -22,6 +22,7 @@ func (d *Destination) DryWriter(src source.Source) dest.Writer {
 func (w *dryWriter) Write(ctx context.Context, c *source.Chunk) (*dest.Result, error) {
 	r := &w.rows
 	r.start(c, w.history)
+	defer r.stop()
 	r.reset()
 	streams := []func() error{r.transactions(), r.objects(ctx, true)}
 	if w.history {

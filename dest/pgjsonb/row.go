@@ -112,6 +112,14 @@ func (s *rowStream) reset(next func() error) {
 	s.head = append(s.head[:0], copyHeader...)
 	s.segments = [3][]byte{s.head, nil, nil}
 	s.segment = 0
+}
+
+// trim forgets the last rows, and gives large buffers back.
+func (s *rowStream) trim() {
+	s.next, s.segments = nil, [3][]byte{}
+	if cap(s.head) > keepBuffer {
+		s.head = nil
+	}
 	if cap(s.tail) > keepBuffer {
 		s.tail = nil
 	}

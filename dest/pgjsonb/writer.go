@@ -70,6 +70,7 @@ func (w *writer) Close() error {
 func (w *writer) Write(ctx context.Context, c *source.Chunk) (*dest.Result, error) {
 	fault.Point("chunk.begin")
 	w.rows.start(c, w.s.plan.Options.HistoryPreserving)
+	defer w.rows.stop()
 	for {
 		result, err := w.attempt(ctx, c)
 		if err == nil {
@@ -306,6 +307,14 @@ func newRecordRows(src source.Source) recordRows {
 // start takes a new chunk.
 func (r *recordRows) start(c *source.Chunk, history bool) {
 	r.chunk, r.history = c, history
+}
+
+// stop gives back what the large records of the chunk took: the budget counts
+// them until the chunk is released, and this writer may not get another one.
+func (r *recordRows) stop() {
+	r.chunk = nil
+	r.encoder.Trim()
+	r.stream.trim()
 	if cap(r.scratch) > keepBuffer {
 		r.scratch = nil
 	}

@@ -121,6 +121,10 @@ func (e *Encoder) Encode(record []byte) (row *Row, err error) {
 	return &e.row, nil
 }
 
+// Trim gives back what large records took, for an encoder that is not used for
+// a while. The last row is gone.
+func (e *Encoder) Trim() { e.reset(nil) }
+
 // reset forgets the last record.
 func (e *Encoder) reset(record []byte) {
 	e.machine.Reset(record)
