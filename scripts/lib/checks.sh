@@ -108,6 +108,42 @@ oracle_large() {
     rm "$SCRATCH/large.fs"
 }
 
+# resume_cost OBJECTS SEED kills a conversion after half of its chunks and
+# compares what the resume takes with a whole run. Each is done three times, in
+# turn; the best counts.
+resume_cost() {
+    local tool=$SCRATCH/zodb-convert-faults data=$SCRATCH/resume.fs config=$SCRATCH/resume.toml half round start whole="" rest="" took
+    pg_start
+    scripts/mkdata --objects "$1" --seed "$2" "$data"
+    go build -tags faults -o "$tool" ./cmd/zodb-convert
+    half=$(($(stat -c %s "$data") / 2097152 / 2)) # a chunk has 2 MiB
+    cat >"$config" <<TOML
+[source]
+type = "filestorage"
+path = "$data"
+
+[destination]
+type = "pgjsonb"
+dsn = "dbname=resume user=$PGUSER host=$PGHOST port=$PGPORT"
+TOML
+    for round in 1 2 3; do
+        psql -X -q -d postgres -c "DROP DATABASE IF EXISTS resume" -c "CREATE DATABASE resume" -c CHECKPOINT
+        start=$(date +%s%N)
+        "$tool" -q -w 4 "$config" || return 1
+        took=$((($(date +%s%N) - start) / 1000000))
+        [ -n "$whole" ] && [ "$whole" -le "$took" ] || whole=$took
+        psql -X -q -d postgres -c "DROP DATABASE resume" -c "CREATE DATABASE resume" -c CHECKPOINT
+        ! ZODB_CONVERT_FAULT="chunk.committed:$half:kill9" "$tool" -q -w 4 "$config" || { echo "was not killed"; return 1; }
+        start=$(date +%s%N)
+        "$tool" -q -w 4 --incremental "$config" || return 1
+        took=$((($(date +%s%N) - start) / 1000000))
+        [ -n "$rest" ] && [ "$rest" -le "$took" ] || rest=$took
+    done
+    rm "$data"
+    echo "a whole run takes $whole ms, the resume after a kill at half of it $rest ms: $((100 * rest / whole)) %"
+    [ $((100 * rest)) -le $((60 * whole)) ]
+}
+
 # on_version VERSION [OBJECTS SEED] tests the destination on another PostgreSQL.
 on_version() {
     pg_binaries "$1"
