@@ -60,7 +60,7 @@ const (
 type State struct {
 	Condition Condition
 	Run       *Run // Interrupted
-	// Filled: how much is there. RootOnly is the trap of a site that was
+	// Filled and Interrupted: how much is there. RootOnly is the trap of a site that was
 	// started once on the new database.
 	Transactions, Objects int64
 	RootOnly              bool

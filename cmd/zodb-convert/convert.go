@@ -20,6 +20,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/pipeline"
+	"github.com/zodb-convert/zodb-convert/source/filestorage"
 )
 
 const convertHelp = `Move a ZODB (FileStorage) into zodb-pgjsonb: every object as JSON in PostgreSQL.
@@ -257,8 +258,11 @@ func (c *conversion) goOn(err error) []string {
 	var (
 		refused  *dest.RefusedError
 		rejected *dest.RejectedError
+		changed  *filestorage.ChangedError
 	)
 	switch {
+	case errors.As(err, &changed) && c.opts.Incremental:
+		return []string{"use the original file, or undo the run with: " + c.plain("--abort")}
 	case errors.As(err, &refused) && !c.writing():
 		return nil
 	case errors.As(err, &rejected) && rejected.Root:
@@ -353,7 +357,8 @@ func (a *app) confirmClear(ctx context.Context, o *convertOptions, dst dest.Dest
 func contents(s *dest.State) string {
 	switch s.Condition {
 	case dest.Interrupted:
-		return fmt.Sprintf("an unfinished conversion started %s on %s", s.Run.Started.Format(time.DateTime), s.Run.Host)
+		return fmt.Sprintf("%s in %s and an unfinished conversion started %s on %s",
+			progress.Plural(s.Objects, "object"), progress.Plural(s.Transactions, "transaction"), s.Run.Started.Format(time.DateTime), s.Run.Host)
 	case dest.Filled:
 		if s.RootOnly {
 			return "a root object and nothing else"

@@ -26,7 +26,7 @@ func (v *workersValue) Set(s string) error {
 }
 
 // minMemory is what the program takes with the smallest database.
-const minMemory = 64 << 20
+const minMemory = 96 << 20
 
 // sizeValue is the value of --memory.
 type sizeValue int64
@@ -39,7 +39,7 @@ func (v *sizeValue) Set(s string) error {
 		return err
 	}
 	if n < minMemory {
-		return errors.New("the memory must be 64MB or more")
+		return errors.New("the memory must be 96MB or more")
 	}
 	*v = sizeValue(n)
 	return nil

@@ -94,6 +94,7 @@ func (c *connector) address() string {
 // a killed client is gone, also in the middle of a long statement.
 const settings = `
 SELECT set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s JOIN (VALUES
+	('DateStyle', 'ISO, MDY'), ('IntervalStyle', 'postgres'), ('quote_all_identifiers', 'off'),
 	('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'),
 	('idle_session_timeout', '0'), ('transaction_timeout', '0'),
 	('default_transaction_isolation', 'read committed'), ('default_transaction_read_only', 'off'),

@@ -148,6 +148,9 @@ func readState(ctx context.Context, q watermark.Querier, l *layout) (*dest.State
 	}
 	state := &dest.State{Condition: dest.Absent}
 	if record != nil {
+		if err := l.readContents(ctx, q, state); err != nil {
+			return nil, err
+		}
 		state.Condition, state.Run = dest.Interrupted, &record.Run
 		return state, nil
 	}

@@ -35,6 +35,9 @@ type session struct {
 
 	workers atomic.Int32
 
+	// opened tells that this session has begun to catch up with a finished
+	// database and has written nothing yet.
+	opened bool
 	// upTo is the highest tid that was loaded, or compared with the source.
 	upTo zodb.TID
 
@@ -183,6 +186,7 @@ func (s *session) open(ctx context.Context) error {
 		Restore: []byte("{}"), MaxOID: int64(s.plan.Info.MaxOID),
 	}
 	s.bare = &bare{}
+	s.opened = true
 	return s.claim(ctx, func(pgx.Tx) error { return nil })
 }
 
@@ -285,6 +289,9 @@ func (s *session) lockAndEmpty(ctx context.Context, tx pgx.Tx, clear bool) error
 		return fmt.Errorf("lock the tables: %w", err)
 	}
 	if clear {
+		if err := s.aloneWith(ctx, tx, names); err != nil {
+			return err
+		}
 		return empty(ctx, tx, names)
 	}
 	state, err := readStateLocked(ctx, tx, s.layout)
@@ -295,6 +302,24 @@ func (s *session) lockAndEmpty(ctx context.Context, tx pgx.Tx, clear bool) error
 		return &dest.RefusedError{Reason: fmt.Sprintf("%s has just been written to by somebody else", s.dest.Name()), Hint: "stop the site first"}
 	}
 	return nil
+}
+
+// aloneWith refuses to empty tables if that would change those of other people.
+func (s *session) aloneWith(ctx context.Context, tx pgx.Tx, names []string) error {
+	var others []string
+	err := tx.QueryRow(ctx, `SELECT coalesce(array_agg(DISTINCT conrelid::regclass::text), '{}') FROM pg_catalog.pg_constraint
+		WHERE contype = 'f' AND confdeltype IN ('c', 'n', 'd')
+		  AND confrelid = ANY ($1::text[]::regclass[]) AND NOT conrelid = ANY ($1::text[]::regclass[])`, names).Scan(&others)
+	if err != nil {
+		return fmt.Errorf("look for tables that refer to the objects: %w", err)
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("emptying %s would also change the rows of %s, which refer to it", s.dest.Name(), strings.Join(others, ", ")),
+		Hint:   "empty them, or drop their foreign keys, before --clear",
+	}
 }
 
 // empty empties tables, those that refer to others first. A table to which

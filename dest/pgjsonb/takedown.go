@@ -237,6 +237,10 @@ func (l *layout) switchOffTrigger(ctx context.Context, tx pgx.Tx, b *bare) error
 // build returns the statements that make an index again.
 func (l *layout) build(x index) []string {
 	sql := []string{
+		// A site that was started meanwhile makes an index that it misses.
+		fmt.Sprintf(`DO $made$ BEGIN
+			IF pg_catalog.pg_get_indexdef(to_regclass(%[1]s)) = %[2]s THEN EXECUTE 'DROP INDEX ' || %[1]s; END IF;
+		END $made$`, watermark.Literal(l.name(x.Name)), watermark.Literal(x.Definition)),
 		// Also where it is empty: the session may have another default.
 		`SET LOCAL default_tablespace = ` + watermark.Literal(x.Tablespace),
 		x.Definition,

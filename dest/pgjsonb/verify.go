@@ -51,6 +51,10 @@ func (s *session) Verify(ctx context.Context, src source.Source) (from int64, er
 		from, err = s.compare(ctx, conn, src)
 		return err
 	})
+	if refused := (*dest.RefusedError)(nil); s.opened && errors.As(err, &refused) {
+		// Nothing was changed, so nothing is left to go on with.
+		return 0, errors.Join(err, s.Complete(ctx))
+	}
 	return from, err
 }
 
@@ -162,7 +166,7 @@ func (s *session) aliens(ctx context.Context, conn *pgx.Conn, log string) error 
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("%s has %s that the source does not have, the first is %v of %s by user %q",
 			s.dest.Name(), count(n, "transaction"), zodb.TID(tid), at(zodb.TID(tid)), user),
-		Hint: "the site has written to it, or the source was packed since: convert again with --clear",
+		Hint: "the site has written to it, or the source was packed since; converting again with --clear would destroy what the site has written",
 	}
 }
 
