@@ -181,7 +181,7 @@ func TestCatchingUpWithRejectsCannotBeForgotten(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.kill(t)
-	l, err = begin(t, dst, desttest.NewBuilder(), func(p *dest.Plan) { p.Clear = true })
+	_, err = begin(t, dst, desttest.NewBuilder(), func(p *dest.Plan) { p.Clear = true })
 	if err != nil {
 		t.Fatalf("the database cannot be emptied: %v", err)
 	}
