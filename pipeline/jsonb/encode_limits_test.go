@@ -199,9 +199,6 @@ func bigRecord(size int) []byte {
 }
 
 func TestALargeRecordTakesAFewTimesItsSize(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 100 MB")
-	}
 	record := bigRecord(16 << 20)
 	e := NewEncoder(Options{})
 	live := func() int64 {
@@ -244,9 +241,6 @@ func TestMeasureFindsWhatJSONBDoesNotHold(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			if testing.Short() && len(c.text) > 1<<20 {
-				t.Skip("takes 256 MB")
-			}
 			m := measure{text: []byte(c.text)}
 			m.value()
 			if m.pos != len(c.text) {

@@ -38,6 +38,7 @@ func python(t *testing.T) string {
 		if os.Getenv("CI") == "true" {
 			t.Fatal(problem)
 		}
+		fmt.Fprintf(os.Stderr, "SKIPPED %s: %s\n", t.Name(), problem)
 		t.Skip("NOT TESTED against the real ZODB: " + problem)
 	}
 	return path
