@@ -11,6 +11,7 @@ package dest
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/zodb-convert/zodb-convert/source"
@@ -40,6 +41,9 @@ type Destination interface {
 	// HistoryPreserving tells whether every revision is wanted.
 	HistoryPreserving() bool
 
+	// LargestBlob is how many bytes a blob may have that it can hold; 0 for any.
+	LargestBlob() int64
+
 	// Name is for messages; it holds no secret.
 	Name() string
 
@@ -65,6 +69,9 @@ type State struct {
 	Transactions, Objects int64
 	RootOnly              bool
 	LastTID               zodb.TID
+	// Owed counts uploads that are not done, Missing blobs that were not found:
+	// Interrupted.
+	Owed, OwedBytes, Missing int64
 	// Notes are sentences worth telling before the load (no lz4, ...).
 	Notes []string
 }
@@ -99,7 +106,22 @@ const (
 type Options struct {
 	HistoryPreserving bool  `json:"history_preserving"`
 	ChunkBytes        int64 `json:"chunk_bytes"`
+	// Bucket and Prefix say where in S3 large blobs go, from BlobThreshold bytes
+	// on. Bucket is empty if all go to PostgreSQL, and then so are the others.
+	Bucket        string `json:"bucket,omitempty"`
+	Prefix        string `json:"prefix,omitempty"`
+	BlobThreshold int64  `json:"blob_threshold,omitempty"`
 }
+
+// BlobMode is when large blobs are uploaded to S3. It is not among the Options:
+// what one start of a run owes, a later one pays in its own mode.
+type BlobMode string
+
+const (
+	Inline     BlobMode = "inline"     // before the chunk that refers to them commits
+	Background BlobMode = "background" // meanwhile; all are done when the run ends
+	Deferred   BlobMode = "deferred"   // by somebody else, from a manifest
+)
 
 // Plan is what a run is going to do.
 type Plan struct {
@@ -110,8 +132,14 @@ type Plan struct {
 	// Continue allows to go on with an interrupted run or to catch up with a
 	// filled destination; Clear empties a filled one first.
 	Continue, Clear bool
-	// AcceptRejects lets Finish run although records were rejected.
-	AcceptRejects bool
+	// AcceptRejects lets Finish run although records were rejected,
+	// AcceptMissingBlobs although blobs were not found.
+	AcceptRejects, AcceptMissingBlobs bool
+	// Blobs is when large blobs are uploaded.
+	Blobs BlobMode
+	// BlobBytes is told of bytes of blobs as they are written or uploaded, from
+	// any goroutine. Never nil.
+	BlobBytes func(n int64)
 	// Log is told of each step as it happens. Never nil.
 	Log func(Step)
 }
@@ -129,10 +157,11 @@ type Session interface {
 	Run() *Run
 	// Writer opens one of Plan.Workers writers. Each is used by one goroutine.
 	Writer(ctx context.Context, src source.Source) (Writer, error)
-	// Loaded is called once, when every chunk is written: it makes them durable
-	// and moves the run to Finishing. It returns a *RejectedError, and stays in
-	// Loading, if there are rejects that are not accepted or that may not be.
-	Loaded(ctx context.Context) error
+	// Loaded is called once, when every chunk is written: it looks once more for
+	// blobs that were missing, makes everything durable and moves the run to
+	// Finishing. It returns a *RejectedError, and stays in Loading, if there are
+	// rejects or missing blobs that are not accepted or that may not be.
+	Loaded(ctx context.Context, src source.Source) error
 	// Finish makes keys, indexes, sequence and statistics. Each step is done
 	// once, whatever interrupts it. It moves the run to CatchingUp.
 	Finish(ctx context.Context) error
@@ -143,7 +172,18 @@ type Session interface {
 	Follower(ctx context.Context, src source.Source) (Writer, error)
 	// Rejects calls fn for every reject of the run, oldest position first.
 	Rejects(ctx context.Context, fn func(*Reject) error) error
-	// Complete removes the run record: the run has succeeded.
+	// MissingBlobs calls fn for every blob that was not found or could not be
+	// read, by oid and tid.
+	MissingBlobs(ctx context.Context, fn func(*MissingBlob) error) error
+	// Owed calls fn for every upload that is not done, by oid and tid.
+	Owed(ctx context.Context, fn func(*OwedBlob) error) error
+	// SettleBlobs does the uploads that are owed, unless they are deferred, and
+	// removes from S3 what newer transactions have replaced. It returns an
+	// *UploadError if some cannot be done. Uploads in the background begin with
+	// the session; progress is told of those that are left.
+	SettleBlobs(ctx context.Context, progress func(UploadProgress)) error
+	// Complete removes the run record: the run has succeeded. Owed uploads are
+	// forgotten with it.
 	Complete(ctx context.Context) error
 	// Close gives up the claim; the run record stays unless Complete was
 	// called.
@@ -167,6 +207,13 @@ type Result struct {
 	Superseded   int64 `json:"superseded,omitempty"`
 	Dropped      int64 `json:"dropped,omitempty"`
 	Rejected     int64 `json:"rejected,omitempty"`
+	// Blobs that are in PostgreSQL, blobs whose rows name an object in S3
+	// (uploaded, or owed), and blobs that were not found.
+	Blobs        int64 `json:"blobs,omitempty"`
+	BlobBytes    int64 `json:"blob_bytes,omitempty"`
+	S3Blobs      int64 `json:"s3_blobs,omitempty"`
+	S3Bytes      int64 `json:"s3_bytes,omitempty"`
+	MissingBlobs int64 `json:"missing_blobs,omitempty"`
 	SourceBytes  int64 `json:"source_bytes,omitempty"`
 	PickleBytes  int64 `json:"pickle_bytes,omitempty"`
 	StateBytes   int64 `json:"state_bytes,omitempty"` // JSON text
@@ -203,6 +250,11 @@ func (r *Result) Add(o *Result) {
 	r.Superseded += o.Superseded
 	r.Dropped += o.Dropped
 	r.Rejected += o.Rejected
+	r.Blobs += o.Blobs
+	r.BlobBytes += o.BlobBytes
+	r.S3Blobs += o.S3Blobs
+	r.S3Bytes += o.S3Bytes
+	r.MissingBlobs += o.MissingBlobs
 	r.SourceBytes += o.SourceBytes
 	r.PickleBytes += o.PickleBytes
 	r.StateBytes += o.StateBytes
@@ -246,21 +298,83 @@ type Reject struct {
 	Data   []byte // the record's pickles
 }
 
-// RejectedError is a load that is complete but for rejected records.
-type RejectedError struct {
+// MissingBlob is a blob whose record is written and whose bytes were not found
+// or could not be read.
+type MissingBlob struct {
+	OID  zodb.OID
+	TID  zodb.TID
+	Pos  int64 // of its record
+	Path string
+	// Reason is the rest of the sentence "the blob file PATH ...".
+	Reason string
+}
+
+// OwedBlob is a blob whose row names an object in S3 that is not yet uploaded.
+type OwedBlob struct {
+	OID  zodb.OID
+	TID  zodb.TID
+	Size int64
+	Path string
+	Key  string // without the prefix
+}
+
+// UploadProgress is how far uploads are.
+type UploadProgress struct {
+	Done, Total           int64
+	DoneBytes, TotalBytes int64
+}
+
+// UploadError are uploads that cannot be done.
+type UploadError struct {
 	Count int64
-	Root  bool // the root object is among them, which can never be accepted
+	// Failed are the first of them.
+	Failed []FailedUpload
+}
+
+// FailedUpload is an upload and why it cannot be done.
+type FailedUpload struct {
+	OwedBlob
+	Err error
+}
+
+func (e *UploadError) Error() string {
+	noun := "uploads have"
+	if e.Count == 1 {
+		noun = "upload has"
+	}
+	s := fmt.Sprintf("%d %s failed", e.Count, noun)
+	if len(e.Failed) > 0 {
+		s += fmt.Sprintf("; the first is %s: %v", e.Failed[0].Path, e.Failed[0].Err)
+	}
+	return s
+}
+
+// RejectedError is a load that is complete but for rejected records and missing
+// blobs.
+type RejectedError struct {
+	Count        int64 // rejected records that are not accepted
+	Root         bool  // the root object is among them, which can never be accepted
+	MissingBlobs int64 // blobs that are missing and not accepted
 }
 
 func (e *RejectedError) Error() string {
 	if e.Root {
 		return "the root object was rejected: without it the database cannot be opened"
 	}
-	noun := "records were"
-	if e.Count == 1 {
-		noun = "record was"
+	var parts []string
+	switch {
+	case e.Count == 1:
+		parts = append(parts, "1 record was rejected")
+	case e.Count > 1:
+		parts = append(parts, fmt.Sprintf("%d records were rejected", e.Count))
 	}
-	return fmt.Sprintf("%d %s rejected", e.Count, noun)
+	switch {
+	case e.MissingBlobs == 1:
+		parts = append(parts, "1 blob is missing")
+	case e.MissingBlobs > 1:
+		parts = append(parts, fmt.Sprintf("%d blobs are missing", e.MissingBlobs))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // RefusedError is a run that was not started because of what the destination

@@ -6,6 +6,7 @@
 package pipeline
 
 import (
+	"io"
 	"time"
 
 	"github.com/zodb-convert/zodb-convert/dest"
@@ -27,6 +28,14 @@ type Options struct {
 	// Rejects is the file that lists the rejected records; naming it accepts
 	// them. Empty: a run with rejects stops before its finishing steps.
 	Rejects string
+	// Blobs is when large blobs are uploaded, "" for dest.Inline. Manifest is
+	// where dest.Deferred lists what is to be uploaded: a path, or "-" for
+	// Stdout.
+	Blobs    dest.BlobMode
+	Manifest string
+	Stdout   io.Writer
+	// AllowMissingBlobs lets a run finish although blobs were not found.
+	AllowMissingBlobs bool
 	// Tool is the version that the run record names.
 	Tool string
 	// Progress is told of everything that happens, from one goroutine at a
@@ -42,6 +51,7 @@ const (
 	Preparing  Phase = "prepare"
 	Loading    Phase = "load"
 	Finishing  Phase = "finish"
+	Uploading  Phase = "upload"
 	CatchingUp Phase = "catch up"
 	Finished   Phase = "done"
 )
@@ -57,6 +67,11 @@ type Event struct {
 	Earlier     int64 // part of Done that an earlier, interrupted start did
 	Objects     int64
 	Rejected    int64
+	// BlobBytes and BlobTotal count bytes of blobs beside those of Done and
+	// Total; BlobTotal is what there are at most. Uploads are those of the phase
+	// Uploading.
+	BlobBytes, BlobTotal int64
+	Uploads              dest.UploadProgress
 	// Step, Note.
 	Step dest.Step
 	Text string
@@ -87,6 +102,12 @@ type Report struct {
 	// Rejects are the first rejected records, without their data.
 	Rejects     []dest.Reject
 	RejectsFile string
+	// MissingBlobs are the first blobs that were not found.
+	MissingBlobs []dest.MissingBlob
+	// Manifest is where the owed uploads are listed: Owed of them.
+	Manifest  string
+	Owed      int64
+	OwedBytes int64
 	Notes       []string
 }
 

@@ -169,13 +169,16 @@ func (r *run) fits(info *source.Info) error {
 func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 	r.startPhase(Preparing, 0)
 	session, err := r.dst.Begin(ctx, &dest.Plan{
-		Info:          info,
-		Options:       dest.Options{HistoryPreserving: r.dst.HistoryPreserving(), ChunkBytes: r.opts.ChunkBytes},
-		Workers:       r.opts.Workers,
-		Tool:          r.opts.Tool,
-		Continue:      r.opts.Incremental,
-		Clear:         r.opts.Clear,
-		AcceptRejects: r.opts.Rejects != "",
+		Info:               info,
+		Options:            dest.Options{HistoryPreserving: r.dst.HistoryPreserving(), ChunkBytes: r.opts.ChunkBytes},
+		Workers:            r.opts.Workers,
+		Tool:               r.opts.Tool,
+		Continue:           r.opts.Incremental,
+		Clear:              r.opts.Clear,
+		AcceptRejects:      r.opts.Rejects != "",
+		AcceptMissingBlobs: r.opts.AllowMissingBlobs,
+		Blobs:              r.opts.Blobs,
+		BlobBytes:          func(int64) {},
 		Log: func(s dest.Step) {
 			r.events.send(Event{Kind: StepEvent, Phase: r.phase, Step: s})
 		},
@@ -230,7 +233,7 @@ func (r *run) load(ctx context.Context, session dest.Session, info *source.Info)
 	if err := r.share(ctx, info, earlier, done, r.opts.Workers, open); err != nil {
 		return err
 	}
-	err := session.Loaded(ctx)
+	err := session.Loaded(ctx, r.src)
 	r.endPhase(info.Bytes - earlier)
 	if rejected := (*dest.RejectedError)(nil); errors.As(err, &rejected) {
 		return errors.Join(err, r.listRejects(ctx, session))

@@ -18,6 +18,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
@@ -47,6 +48,12 @@ type Source interface {
 	// all (a back pointer that ends at an undone creation).
 	Data(ctx context.Context, r *Record, scratch *[]byte) ([]byte, error)
 
+	// Blob finds the bytes of the blob whose record is r; r.OID, r.TID and r.Pos
+	// are enough. A *BlobError says that they are missing or cannot be read, and
+	// concerns this blob only; any other error concerns the whole source. Safe
+	// for concurrent use, also with Read.
+	Blob(ctx context.Context, r *Record) (*Blob, error)
+
 	// Transactions calls fn for every transaction of the scanned range, oldest
 	// first. The bytes in the Transaction are valid during the call only.
 	Transactions(ctx context.Context, fn func(*Transaction) error) error
@@ -71,6 +78,9 @@ type ScanOptions struct {
 	// larger set Scan tells about how large it is (Info.Objects and
 	// Info.SeenBytes are then estimates), and Read refuses to make it.
 	MaxSeen int64
+	// LargeBlob is from which size on blobs are listed in Info.LargeBlobs; 0 for
+	// none.
+	LargeBlob int64
 	// Progress is told how far the scan is, if it is not nil.
 	Progress func(done, total int64)
 }
@@ -192,8 +202,17 @@ type Info struct {
 	MaxTID       zodb.TID // the highest; differs from LastTID if tids fall
 	MaxOID       zodb.OID
 	HasRoot      bool
-	Blobs        int64      // records that are blobs
+	Blobs        int64      // records that are blobs, all revisions
 	BlobOIDs     []zodb.OID // the first of them
+	// BlobDir is where the source looks for blobs, for messages; "" if it was
+	// not told where, and then the next four are 0.
+	BlobDir      string
+	BlobBytes    int64 // bytes of all blobs that records refer to
+	BlobFiles    int64 // blobs that were found in BlobDir
+	MissingBlobs int64 // records whose blob is missing or cannot be read
+	OrphanBlobs  int64 // blobs that no record refers to
+	// LargeBlobs are those of ScanOptions.LargeBlob bytes or more.
+	LargeBlobs   []LargeBlob
 	LargestData  int64      // bytes of the largest record
 	SeenBytes    int64      // what the set of seen oids takes in memory
 	Python2      bool       // written by Python 2 (FileStorage: FS21)
@@ -204,6 +223,54 @@ type Info struct {
 	Tail string
 	// Warnings are sentences about what is odd but harmless.
 	Warnings []string
+}
+
+// LargeBlob is a blob that a destination may have no room for.
+type LargeBlob struct {
+	OID  zodb.OID
+	TID  zodb.TID
+	Size int64
+	Path string
+	// Current: its record is the newest one of its oid.
+	Current bool
+}
+
+// Blob is the bytes of one revision of a blob.
+type Blob struct {
+	OID  zodb.OID
+	TID  zodb.TID
+	Size int64
+	// Path is the absolute path of the file that holds them; "" if it is none.
+	Path string
+	// Note is empty or says in one sentence that the bytes were not where they
+	// should be (under another tid, in the other layout).
+	Note string
+	// Open opens them. It can be called again. Fewer or more than Size bytes,
+	// and whatever concerns this blob only, is a *BlobError, from Open or from
+	// a read.
+	Open func(ctx context.Context) (BlobReader, error)
+}
+
+// BlobReader reads a blob. ReadAt is safe for concurrent use.
+type BlobReader interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// BlobError is a blob that is missing or cannot be read.
+type BlobError struct {
+	OID zodb.OID
+	TID zodb.TID
+	// Path is where it was looked for.
+	Path string
+	// Missing: there is no such file. Else it is there and cannot be read.
+	Missing bool
+	// Problem is the rest of the sentence "the blob file PATH ...".
+	Problem string
+}
+
+func (e *BlobError) Error() string {
+	return fmt.Sprintf("blob oid %v, tid %v: %s %s", e.OID, e.TID, e.Path, e.Problem)
 }
 
 // TIDOrder is a transaction whose tid is not above all earlier ones.

@@ -177,7 +177,7 @@ func (c *conversion) phases(ctx context.Context, session dest.Session, info *sou
 		if err := c.load(ctx, session); err != nil {
 			return err
 		}
-		if err := session.Loaded(ctx); err != nil {
+		if err := session.Loaded(ctx, c.src); err != nil {
 			return err
 		}
 	}

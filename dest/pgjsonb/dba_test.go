@@ -115,7 +115,7 @@ func TestAbortPutsTheSchemaBackFromEveryMoment(t *testing.T) {
 			if last == "" {
 				err = l.load(5)
 			} else if err = l.load(-1); err == nil {
-				if err = l.session.Loaded(ctx); err == nil {
+				if err = l.session.Loaded(ctx, l.src); err == nil {
 					if err := l.session.Finish(ctx); !errors.Is(err, context.Canceled) {
 						t.Fatalf("Finish was not cancelled: %v", err)
 					}

@@ -546,7 +546,7 @@ func (s *session) takenOver() error {
 
 // Loaded makes what was loaded durable and moves the run to its finishing
 // steps, unless a chunk is missing or rejects are not accepted.
-func (s *session) Loaded(ctx context.Context) error {
+func (s *session) Loaded(ctx context.Context, src source.Source) error {
 	fault.Point("loaded.begin")
 	err := s.withControl(ctx, func(conn *pgx.Conn) error {
 		r, err := s.tables.Read(ctx, conn)

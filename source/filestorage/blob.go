@@ -2,7 +2,10 @@ package filestorage
 
 import (
 	"bytes"
+	"context"
 	"io"
+
+	"github.com/zodb-convert/zodb-convert/source"
 )
 
 const (
@@ -84,4 +87,9 @@ func skipMemo(p []byte) []byte {
 		p = p[n:]
 	}
 	return p
+}
+
+// Blob implements source.Source.
+func (s *Source) Blob(_ context.Context, r *source.Record) (*source.Blob, error) {
+	return nil, &source.BlobError{OID: r.OID, TID: r.TID, Missing: true, Problem: "cannot be looked for: no blob directory was given"}
 }
