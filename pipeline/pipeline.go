@@ -108,7 +108,7 @@ type Report struct {
 	Manifest  string
 	Owed      int64
 	OwedBytes int64
-	Notes       []string
+	Notes     []string
 }
 
 // PhaseTime is how long a phase took.

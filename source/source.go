@@ -212,10 +212,10 @@ type Info struct {
 	MissingBlobs int64 // records whose blob is missing or cannot be read
 	OrphanBlobs  int64 // blobs that no record refers to
 	// LargeBlobs are those of ScanOptions.LargeBlob bytes or more.
-	LargeBlobs   []LargeBlob
-	LargestData  int64      // bytes of the largest record
-	SeenBytes    int64      // what the set of seen oids takes in memory
-	Python2      bool       // written by Python 2 (FileStorage: FS21)
+	LargeBlobs  []LargeBlob
+	LargestData int64 // bytes of the largest record
+	SeenBytes   int64 // what the set of seen oids takes in memory
+	Python2     bool  // written by Python 2 (FileStorage: FS21)
 	// Falling are places where a tid is not above the one before.
 	Falling []TIDOrder
 	// Tail is empty or says in one sentence what stands after End and why it

@@ -56,7 +56,7 @@ func TestIndexThatTheSiteMadeMeanwhileIsTakenOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.exec(t, "CREATE INDEX IF NOT EXISTS idx_object_state_tid_zoid ON object_state (tid, zoid)")
-	if err := l.session.Loaded(t.Context()); err != nil {
+	if err := l.session.Loaded(t.Context(), l.src); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.session.Finish(t.Context()); err != nil {

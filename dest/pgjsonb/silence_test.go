@@ -25,7 +25,7 @@ func TestBlobThatCameAfterTheLoadIsRefused(t *testing.T) {
 	if err := l.load(-1); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.session.Loaded(t.Context()); err != nil {
+	if err := l.session.Loaded(t.Context(), l.src); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.session.Finish(t.Context()); err != nil {
@@ -131,7 +131,7 @@ func TestServerThatForgetsTheEndOfTheLoadStopsTheRun(t *testing.T) {
 	if err := l.load(-1); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.session.Loaded(t.Context()); err != nil {
+	if err := l.session.Loaded(t.Context(), l.src); err != nil {
 		t.Fatal(err)
 	}
 	// What a standby knows that was two transactions behind and has taken over.
