@@ -109,7 +109,7 @@ func (l *loading) finish() error {
 	if err := l.load(-1); err != nil {
 		return err
 	}
-	if err := l.session.Loaded(l.t.Context()); err != nil {
+	if err := l.session.Loaded(l.t.Context(), l.src); err != nil {
 		return err
 	}
 	if err := l.session.Finish(l.t.Context()); err != nil {

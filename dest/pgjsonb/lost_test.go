@@ -196,7 +196,7 @@ func TestRunThatWasTakenOverWritesNothingMore(t *testing.T) {
 	if !errors.Is(err, watermark.ErrTakenOver) {
 		t.Fatalf("the first run goes on: %v", err)
 	}
-	if err := first.session.Loaded(t.Context()); !errors.Is(err, watermark.ErrTakenOver) {
+	if err := first.session.Loaded(t.Context(), first.src); !errors.Is(err, watermark.ErrTakenOver) {
 		t.Errorf("the first run ends its load: %v", err)
 	}
 	if err := first.session.Finish(t.Context()); !errors.Is(err, watermark.ErrTakenOver) {

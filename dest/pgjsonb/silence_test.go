@@ -77,7 +77,7 @@ func TestRunThatWasUndoneDoesNotWriteIntoTheNextOne(t *testing.T) {
 	if err := first.load(-1); !errors.Is(err, watermark.ErrTakenOver) {
 		t.Errorf("the first run goes on: %v", err)
 	}
-	if err := second.session.Loaded(t.Context()); err != nil {
+	if err := second.session.Loaded(t.Context(), second.src); err != nil {
 		t.Fatal(err)
 	}
 	if err := second.session.Finish(t.Context()); err != nil {
