@@ -9,6 +9,7 @@
 //	type = "pgjsonb"
 //	dsn = "dbname=zodb_new user=zodb host=localhost"
 //	history-preserving = false
+//	s3-bucket-name = "plone-blobs"
 //
 // The keys are those that ZConfig takes for the same storages, so that what is
 // written about them elsewhere holds here. Sizes are written as there: a number
@@ -52,11 +53,35 @@ type FileStorage struct {
 	BlobDir string
 }
 
+// DefaultBlobThreshold is what zodb-pgjsonb takes for blob-threshold, too.
+const DefaultBlobThreshold = 100 << 10
+
 // PGJSONB is a [destination] of type "pgjsonb".
 type PGJSONB struct {
 	DSN               string
 	HistoryPreserving bool
+	// BlobThreshold is the size from which on blobs go to S3, if there is a
+	// bucket.
+	BlobThreshold int64
+	S3            S3
 }
+
+// S3 is the bucket of a [destination]. Without the name of one all blobs stay
+// in PostgreSQL.
+type S3 struct {
+	Bucket, Prefix, EndpointURL, Region string
+	// AccessKey and SecretKey are both set or both empty: then the environment,
+	// a profile or the machine's role tell them.
+	AccessKey, SecretKey string
+	// PlainHTTP is s3-use-ssl = false.
+	PlainHTTP bool
+	// PathStyle is nil if the key is not given.
+	PathStyle *bool
+	CABundle  string
+}
+
+// WithoutBucket is why keys of S3 have no effect where no bucket is named.
+const WithoutBucket = "no s3-bucket-name is given, so that all blobs go to PostgreSQL"
 
 // Unused is a key without effect.
 type Unused struct {
@@ -92,11 +117,20 @@ const maxBytes = 1 << 20
 // Read reads the configuration file at path. getenv gives the environment.
 // Every error is an *Error.
 func Read(path string, getenv func(string) (string, bool)) (*Config, error) {
+	return read(path, getenv, sectionNames)
+}
+
+// ReadDestination is Read for those who need no [source]: it may be left out.
+func ReadDestination(path string, getenv func(string) (string, bool)) (*Config, error) {
+	return read(path, getenv, []string{"destination"})
+}
+
+func read(path string, getenv func(string) (string, bool), required []string) (*Config, error) {
 	text, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	return parse(path, text, getenv)
+	return parse(path, text, getenv, required)
 }
 
 func readFile(path string) ([]byte, error) {
@@ -134,7 +168,7 @@ func cause(err error) string {
 // zconfigLine is a line that ZConfig has and TOML has not.
 var zconfigLine = regexp.MustCompile(`(?m)^[ \t]*(</?[A-Za-z][^>\n]*>|%(define|import|include)\b)`)
 
-func parse(path string, text []byte, getenv func(string) (string, bool)) (*Config, error) {
+func parse(path string, text []byte, getenv func(string) (string, bool), required []string) (*Config, error) {
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
 	var top map[string]toml.Primitive
 	meta, err := toml.Decode(string(text), &top)
@@ -145,7 +179,8 @@ func parse(path string, text []byte, getenv func(string) (string, bool)) (*Confi
 		}
 		return nil, syntaxError(path, err)
 	}
-	r := &reader{path: path, meta: meta, getenv: getenv}
+	r := &reader{path: path, meta: meta, getenv: getenv, required: required}
+	r.out.Destination.BlobThreshold = DefaultBlobThreshold
 	return r.config(top)
 }
 
@@ -160,10 +195,11 @@ func syntaxError(path string, err error) error {
 
 // reader turns the parsed file into a Config.
 type reader struct {
-	path   string
-	meta   toml.MetaData
-	getenv func(string) (string, bool)
-	out    Config
+	path     string
+	meta     toml.MetaData
+	getenv   func(string) (string, bool)
+	required []string // sections that have to be there
+	out      Config
 }
 
 func (r *reader) config(top map[string]toml.Primitive) (*Config, error) {
@@ -174,6 +210,9 @@ func (r *reader) config(top map[string]toml.Primitive) (*Config, error) {
 	}
 	for _, name := range sectionNames {
 		value, ok := top[name]
+		if !ok && !slices.Contains(r.required, name) {
+			continue
+		}
 		if !ok {
 			return nil, &Error{Path: r.path, Reason: fmt.Sprintf("the section [%s] is missing", name)}
 		}
@@ -229,6 +268,31 @@ func (r *reader) section(name string, value toml.Primitive) error {
 			return r.fail(r.line(value), fmt.Sprintf("the key %q is missing in [%s]", k.name, name), "")
 		}
 	}
+	if name == "destination" {
+		return r.s3(name, values)
+	}
+	return nil
+}
+
+// s3 looks at what the keys of S3 say together.
+func (r *reader) s3(section string, values map[string]toml.Primitive) error {
+	const access, secret = "s3-access-key", "s3-secret-key"
+	for _, pair := range [][2]string{{access, secret}, {secret, access}} {
+		given, ok := values[pair[0]]
+		if _, other := values[pair[1]]; ok && !other {
+			return r.fail(r.line(given), fmt.Sprintf("the key %q in [%s] is given without %q", pair[0], section, pair[1]),
+				"give both, or none of them: the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), a profile or the machine's role count then")
+		}
+	}
+	if r.out.Destination.S3.Bucket != "" {
+		return nil
+	}
+	for _, key := range r.inFileOrder([]string{section}) {
+		if key == "blob-threshold" || strings.HasPrefix(key, "s3-") {
+			r.out.Unused = append(r.out.Unused, Unused{Section: section, Key: key, Line: r.line(values[key]), Why: WithoutBucket})
+		}
+	}
+	slices.SortFunc(r.out.Unused, func(a, b Unused) int { return a.Line - b.Line })
 	return nil
 }
 

@@ -43,7 +43,7 @@ func TestReadsWhatTheFileSays(t *testing.T) {
 	}
 	want := &Config{
 		Source:      FileStorage{Path: "/srv/Data.fs"},
-		Destination: PGJSONB{DSN: "dbname=zodb password=se$cret ${PW}", HistoryPreserving: true},
+		Destination: PGJSONB{DSN: "dbname=zodb password=se$cret ${PW}", HistoryPreserving: true, BlobThreshold: 100 << 10},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -75,13 +75,20 @@ func TestValues(t *testing.T) {
 		{"boolean default", destination("dsn='x'"), func(c *Config) any { return c.Destination.HistoryPreserving }, false},
 		{"inline table", "source = {type='filestorage', path='p'}\ndestination = {type='pgjsonb', dsn='d'}", func(c *Config) any { return c.Source.Path + c.Destination.DSN }, "pd"},
 		{"dotted keys", "source.type='filestorage'\nsource.path='p'\ndestination.type='pgjsonb'\ndestination.dsn='d'", func(c *Config) any { return c.Source.Path + c.Destination.DSN }, "pd"},
-		{"blob directory is named as unused", source("path='p'\nblob-dir='b'"), func(c *Config) any { return c.Unused },
-			[]Unused{{Section: "source", Key: "blob-dir", Line: 4, Why: noBlobs}}},
-		{"S3 keys are named as unused", destination("dsn='x'\nblob-threshold='100KB'\ns3-bucket-name='b'"), func(c *Config) any { return c.Unused },
-			[]Unused{{"destination", "blob-threshold", 7, noBlobs}, {"destination", "s3-bucket-name", 8, noBlobs}}},
+		{"blob directory", source("path='p'\nblob-dir='~/b'"), func(c *Config) any { return c.Source.BlobDir }, filepath.Join(homeDir, "b")},
+		{"threshold", destination("dsn='x'\nblob-threshold='1MB'"), func(c *Config) any { return c.Destination.BlobThreshold }, int64(1 << 20)},
+		{"threshold of nothing", destination("dsn='x'\nblob-threshold=0"), func(c *Config) any { return c.Destination.BlobThreshold }, int64(0)},
+		{"threshold default", destination("dsn='x'"), func(c *Config) any { return c.Destination.BlobThreshold }, int64(100 << 10)},
+		{"S3", destination("dsn='x'\ns3-bucket-name='b'\ns3-prefix='p'\ns3-endpoint-url='http://s'\ns3-region='r'\ns3-access-key='a'\ns3-secret-key='${PW}'\ns3-use-ssl=false\ns3-path-style='no'\ns3-ca-bundle='~/ca.pem'"),
+			func(c *Config) any { return c.Destination.S3 }, S3{Bucket: "b", Prefix: "p", EndpointURL: "http://s", Region: "r",
+				AccessKey: "a", SecretKey: "secret", PlainHTTP: true, PathStyle: new(bool), CABundle: filepath.Join(homeDir, "ca.pem")}},
+		{"S3 defaults", destination("dsn='x'\ns3-bucket-name='b'\ns3-prefix=''"), func(c *Config) any { return c.Destination.S3 }, S3{Bucket: "b"}},
+		{"keys with a bucket have an effect", destination("dsn='x'\nblob-threshold='100KB'\ns3-bucket-name='b'"), func(c *Config) any { return len(c.Unused) }, 0},
+		{"keys without a bucket have none", destination("dsn='x'\nblob-cache-size=1\nblob-threshold='100KB'\ns3-region='r'"), func(c *Config) any { return c.Unused },
+			[]Unused{{"destination", "blob-cache-size", 7, runtime}, {"destination", "blob-threshold", 8, WithoutBucket}, {"destination", "s3-region", 9, WithoutBucket}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			config, err := parse("c.toml", []byte(c.text), env("PW", "secret", "HP", "yes"))
+			config, err := parse("c.toml", []byte(c.text), env("PW", "secret", "HP", "yes"), sectionNames)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +110,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"unknown key without a near one", src + "zzz='x'\n" + dst,
 			`c.toml:4: unknown key "zzz" in [source]; known are type, path, blob-dir`},
 		{"key of a running site", src + dst + "cache-local-mb=3\n",
-			`c.toml:7: unknown key "cache-local-mb" in [destination]; known are type, dsn, history-preserving, blob-threshold, s3-bucket-name, s3-prefix, s3-endpoint-url, s3-region, s3-access-key, s3-secret-key, s3-use-ssl, blob-temp-dir, blob-cache-dir, blob-cache-size`},
+			`c.toml:7: unknown key "cache-local-mb" in [destination]; known are type, dsn, history-preserving, blob-threshold, s3-bucket-name, s3-prefix, s3-endpoint-url, s3-region, s3-access-key, s3-secret-key, s3-use-ssl, s3-path-style, s3-ca-bundle, blob-temp-dir, blob-cache-dir, blob-cache-size`},
 		{"first mistake of several", "[source]\ntype='filestorage'\naaaa='x'\nbbbb='y'\n" + dst,
 			`c.toml:3: unknown key "aaaa" in [source]; known are type, path, blob-dir`},
 		{"key outside of a section", "path='x'\n" + src + dst,
@@ -134,9 +141,14 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 			`c.toml:7: the key "blob-threshold" in [destination] wants a size such as "100KB", "256MB" or "2GB"`},
 		{"negative size", src + dst + "blob-threshold=-1\n",
 			`c.toml:7: the key "blob-threshold" in [destination] wants a size such as "100KB", "256MB" or "2GB"`},
+		{"access key alone", src + dst + "s3-access-key='a'\n",
+			`c.toml:7: the key "s3-access-key" in [destination] is given without "s3-secret-key"; give both, or none of them: the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), a profile or the machine's role count then`},
+		{"secret key alone", src + dst + "s3-bucket-name='b'\ns3-secret-key='a'\n",
+			`c.toml:8: the key "s3-secret-key" in [destination] is given without "s3-access-key"; give both, or none of them: the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), a profile or the machine's role count then`},
+		{"empty bucket", src + dst + "s3-bucket-name=''\n", `c.toml:7: the key "s3-bucket-name" in [destination] is empty`},
 		{"unset variable", src + "[destination]\ntype='pgjsonb'\ndsn='${NO_SUCH}'\n",
 			`c.toml:6: the key "dsn" in [destination]: the environment variable NO_SUCH is not set`},
-		{"unset variable in an unused key", src + dst + "s3-secret-key='${NO_SUCH}'\n",
+		{"unset variable of S3", src + dst + "s3-secret-key='${NO_SUCH}'\n",
 			`c.toml:7: the key "s3-secret-key" in [destination]: the environment variable NO_SUCH is not set`},
 		{"unfinished variable", src + "[destination]\ntype='pgjsonb'\ndsn='${NO_SUCH'\n",
 			`c.toml:6: the key "dsn" in [destination]: ${ is not followed by the name of an environment variable and }; a plain ${ is written $${`},
@@ -147,7 +159,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 			`c.toml: this is a ZConfig file, and this version reads TOML only; write the same keys as TOML, under [source] and [destination]`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := parse("c.toml", []byte(c.text), env())
+			_, err := parse("c.toml", []byte(c.text), env(), sectionNames)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -172,12 +184,29 @@ func TestNoMessageHoldsASecret(t *testing.T) {
 		"dsn = 'x'\ns3-use-ssl = 's3cr3t'\n",
 		"dsn = 'x'\nblob-threshold = 's3cr3t'\n",
 	} {
-		_, err := parse("c.toml", []byte(src+text), env())
+		_, err := parse("c.toml", []byte(src+text), env(), sectionNames)
 		if err == nil {
 			t.Errorf("%q: no error", text)
 		} else if strings.Contains(err.Error(), "s3cr3t") {
 			t.Errorf("%q: %v", text, err)
 		}
+	}
+}
+
+func TestTheSourceMayBeLeftOutWhereOnlyTheDestinationCounts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(path, []byte("[destination]\ntype='pgjsonb'\ndsn='d'\ns3-bucket-name='b'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ReadDestination(path, env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Destination.S3.Bucket != "b" || c.Source.Path != "" {
+		t.Errorf("%+v", c)
+	}
+	if _, err := Read(path, env()); err == nil {
+		t.Error("Read takes it without [source]")
 	}
 }
 
@@ -234,7 +263,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("[source]\ntype='filestorage'\npath='${X}'\n[[destination]]\ntype=1979-05-27\n"))
 	f.Add([]byte("<filestorage source>\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c, err := parse("c.toml", text, env("PW", "x"))
+		c, err := parse("c.toml", text, env("PW", "x"), sectionNames)
 		var e *Error
 		switch {
 		case err == nil && (c.Source.Path == "" || c.Destination.DSN == ""):

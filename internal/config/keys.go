@@ -29,10 +29,7 @@ type key struct {
 	doc, value string
 }
 
-const (
-	noBlobs = "this version moves no blobs"
-	runtime = "it matters to a running site only"
-)
+const runtime = "it matters to a running site only"
 
 // storages describes what may stand in the file. The order is that of the
 // reference.
@@ -42,7 +39,7 @@ var storages = map[string][]storage{
 		keys: []key{
 			{name: "path", required: true, value: "path", doc: "the Data.fs to read; it is never written to",
 				read: textInto(func(c *Config, s string) { c.Source.Path = home(s) })},
-			{name: "blob-dir", value: "path", doc: "the directory of its blobs", unused: noBlobs,
+			{name: "blob-dir", value: "path", doc: "the directory of its blobs; needed if the database has any",
 				read: textInto(func(c *Config, s string) { c.Source.BlobDir = home(s) })},
 		},
 	}},
@@ -53,14 +50,26 @@ var storages = map[string][]storage{
 				read: textInto(func(c *Config, s string) { c.Destination.DSN = s })},
 			{name: "history-preserving", value: "boolean", doc: "keep every revision of each object (default: false)",
 				read: boolInto(func(c *Config, b bool) { c.Destination.HistoryPreserving = b })},
-			{name: "blob-threshold", value: "size", doc: "blobs from this size on go to S3", unused: noBlobs, read: sizeOnly},
-			{name: "s3-bucket-name", value: "string", doc: "the S3 bucket for blobs", unused: noBlobs, read: textOnly},
-			{name: "s3-prefix", value: "string", doc: "what the keys in the bucket start with", unused: noBlobs, read: textOnly},
-			{name: "s3-endpoint-url", value: "string", doc: "the S3 server, if it is not Amazon's", unused: noBlobs, read: textOnly},
-			{name: "s3-region", value: "string", doc: "the S3 region", unused: noBlobs, read: textOnly},
-			{name: "s3-access-key", value: "string", doc: "the S3 access key", unused: noBlobs, read: textOnly},
-			{name: "s3-secret-key", value: "string", doc: "the S3 secret key", unused: noBlobs, read: textOnly},
-			{name: "s3-use-ssl", value: "boolean", doc: "whether to use TLS for S3", unused: noBlobs, read: boolOnly},
+			{name: "blob-threshold", value: "size", doc: "blobs of this size and above go to S3, if a bucket is named (default: 100KB)",
+				read: sizeInto(func(c *Config, n int64) { c.Destination.BlobThreshold = n })},
+			{name: "s3-bucket-name", value: "string", doc: "the S3 bucket for blobs; without it all of them go to PostgreSQL",
+				read: textInto(func(c *Config, s string) { c.Destination.S3.Bucket = s })},
+			{name: "s3-prefix", value: "string", doc: "what the keys in the bucket start with (default: nothing)",
+				read: textOrNothing(func(c *Config, s string) { c.Destination.S3.Prefix = s })},
+			{name: "s3-endpoint-url", value: "string", doc: "the S3 server, if it is not Amazon's",
+				read: textInto(func(c *Config, s string) { c.Destination.S3.EndpointURL = s })},
+			{name: "s3-region", value: "string", doc: "the S3 region",
+				read: textInto(func(c *Config, s string) { c.Destination.S3.Region = s })},
+			{name: "s3-access-key", value: "string", doc: "the S3 access key; without it AWS_ACCESS_KEY_ID, a profile or the machine's role counts",
+				read: textInto(func(c *Config, s string) { c.Destination.S3.AccessKey = s })},
+			{name: "s3-secret-key", value: "string", doc: "the S3 secret key; goes with s3-access-key",
+				read: textInto(func(c *Config, s string) { c.Destination.S3.SecretKey = s })},
+			{name: "s3-use-ssl", value: "boolean", doc: "whether to use TLS with a server whose URL does not say (default: true)",
+				read: boolInto(func(c *Config, b bool) { c.Destination.S3.PlainHTTP = !b })},
+			{name: "s3-path-style", value: "boolean", doc: "whether the bucket stands in the path of a URL and not in the host name (default: true, but for Amazon's servers)",
+				read: boolInto(func(c *Config, b bool) { c.Destination.S3.PathStyle = &b })},
+			{name: "s3-ca-bundle", value: "path", doc: "certificates (PEM) that the S3 server's is checked against, if not those of the system",
+				read: textInto(func(c *Config, s string) { c.Destination.S3.CABundle = home(s) })},
 			{name: "blob-temp-dir", value: "path", doc: "where a site keeps blobs while it writes them", unused: runtime, read: textOnly},
 			{name: "blob-cache-dir", value: "path", doc: "where a site keeps blobs that it has read", unused: runtime, read: textOnly},
 			{name: "blob-cache-size", value: "size", doc: "how much of them", unused: runtime, read: sizeOnly},
@@ -102,6 +111,17 @@ func textInto(set func(*Config, string)) func(*reader, string, string, toml.Prim
 	}
 }
 
+// textOrNothing is textInto for a key that may be empty.
+func textOrNothing(set func(*Config, string)) func(*reader, string, string, toml.Primitive) error {
+	return func(r *reader, section, name string, value toml.Primitive) error {
+		s, err := r.text(section, name, value)
+		if err == nil {
+			set(&r.out, s)
+		}
+		return err
+	}
+}
+
 func textOnly(r *reader, section, name string, value toml.Primitive) error {
 	_, err := r.text(section, name, value)
 	return err
@@ -117,9 +137,14 @@ func boolInto(set func(*Config, bool)) func(*reader, string, string, toml.Primit
 	}
 }
 
-func boolOnly(r *reader, section, name string, value toml.Primitive) error {
-	_, err := r.boolean(section, name, value)
-	return err
+func sizeInto(set func(*Config, int64)) func(*reader, string, string, toml.Primitive) error {
+	return func(r *reader, section, name string, value toml.Primitive) error {
+		n, err := r.size(section, name, value)
+		if err == nil {
+			set(&r.out, n)
+		}
+		return err
+	}
 }
 
 func sizeOnly(r *reader, section, name string, value toml.Primitive) error {
