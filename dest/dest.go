@@ -177,6 +177,10 @@ type Session interface {
 	MissingBlobs(ctx context.Context, fn func(*MissingBlob) error) error
 	// Owed calls fn for every upload that is not done, by oid and tid.
 	Owed(ctx context.Context, fn func(*OwedBlob) error) error
+	// Gone calls fn for the key, without the prefix, of every object in S3 that
+	// newer transactions have replaced or deleted and SettleBlobs has not removed
+	// yet.
+	Gone(ctx context.Context, fn func(key string) error) error
 	// SettleBlobs does the uploads that are owed, unless they are deferred, and
 	// removes from S3 what newer transactions have replaced. It returns an
 	// *UploadError if some cannot be done. Uploads in the background begin with

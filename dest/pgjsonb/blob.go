@@ -22,3 +22,6 @@ func (s *session) Owed(context.Context, func(*dest.OwedBlob) error) error { retu
 
 // SettleBlobs does what is owed to S3.
 func (s *session) SettleBlobs(context.Context, func(dest.UploadProgress)) error { return nil }
+
+// Gone calls fn for the key of every object that is still to be removed.
+func (s *session) Gone(context.Context, func(key string) error) error { return nil }
