@@ -31,8 +31,9 @@ type Destination interface {
 	Begin(ctx context.Context, plan *Plan) (Session, error)
 
 	// Abort empties what an interrupted run loaded and puts the schema back as
-	// it was before. plan tells who asks.
-	Abort(ctx context.Context) error
+	// it was before. left is empty or says in one sentence what stays elsewhere:
+	// objects in S3, which are never removed because another site may use them.
+	Abort(ctx context.Context) (left string, err error)
 
 	// DryWriter decodes and counts like a Writer and writes nothing; it needs no
 	// connection.
@@ -138,7 +139,8 @@ type Plan struct {
 	// Blobs is when large blobs are uploaded.
 	Blobs BlobMode
 	// BlobBytes is told of bytes of blobs as they are written or uploaded, from
-	// any goroutine. Never nil.
+	// any goroutine; n is negative where a transaction is repeated that had
+	// written them. nil: nobody listens.
 	BlobBytes func(n int64)
 	// Log is told of each step as it happens. Never nil.
 	Log func(Step)

@@ -314,11 +314,15 @@ func (a *app) abort(ctx context.Context, dst dest.Destination) error {
 	if state.Condition != dest.Interrupted {
 		return &dest.RefusedError{Reason: fmt.Sprintf("%s holds no interrupted run, so there is nothing to undo", dst.Name())}
 	}
-	if err := dst.Abort(ctx); err != nil {
+	left, err := dst.Abort(ctx)
+	if err != nil {
 		return fmt.Errorf("undo the run in %s: %w", dst.Name(), err)
 	}
 	if !a.output.quiet {
 		a.printer().Note(time.Now(), fmt.Sprintf("the run that %s held is undone", dst.Name()))
+	}
+	if left != "" {
+		a.printer().Note(time.Now(), left)
 	}
 	return nil
 }

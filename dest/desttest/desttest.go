@@ -579,7 +579,8 @@ func (s suite) testAbort(t *testing.T) {
 	abort := func() error {
 		d := db.Open(t, s.history)
 		defer d.Close()
-		return d.Abort(t.Context())
+		_, err := d.Abort(t.Context())
+		return err
 	}
 	s.refused(t, abort())
 	if _, err := s.convert(t, db, b, func(c *conversion) { c.stopAfter = 3 }); !errors.Is(err, errStop) {

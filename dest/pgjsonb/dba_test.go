@@ -127,7 +127,7 @@ func TestAbortPutsTheSchemaBackFromEveryMoment(t *testing.T) {
 			if err := l.session.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if err := dst.Abort(t.Context()); err != nil {
+			if _, err := dst.Abort(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(before, d.Schema(t)); diff != "" {

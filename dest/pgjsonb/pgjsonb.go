@@ -47,7 +47,12 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/dest/s3blob"
 )
+
+// DefaultBlobThreshold is from which size on zodb-pgjsonb keeps blobs in S3 if
+// its configuration does not say.
+const DefaultBlobThreshold = 100 << 10
 
 // Config says where to write.
 type Config struct {
@@ -56,6 +61,14 @@ type Config struct {
 	DSN string
 	// HistoryPreserving keeps every revision.
 	HistoryPreserving bool
+	// S3 is where large blobs go; nil: all of them go to PostgreSQL.
+	S3 *s3blob.Store
+	// BlobThreshold is from which size on, in bytes; 0: all of them. It has no
+	// effect without S3. DefaultBlobThreshold is what zodb-pgjsonb takes.
+	BlobThreshold int64
+	// Transfers is how many uploads are done at once; 0: as many as there are
+	// workers, but at least 8.
+	Transfers int
 	// Wait is how long to wait for a server that went away; 0 is 30 s.
 	Wait time.Duration
 	// LockTimeout is how long to wait for other sessions that use the tables

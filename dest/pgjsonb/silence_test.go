@@ -62,7 +62,7 @@ func TestRunThatWasUndoneDoesNotWriteIntoTheNextOne(t *testing.T) {
 		err := errors.New("not tried")
 		for i := 0; i < 50 && err != nil; i++ {
 			d.kill(t)
-			err = dst.Abort(t.Context())
+			_, err = dst.Abort(t.Context())
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -169,7 +169,8 @@ func TestCatchingUpWithRejectsCannotBeForgotten(t *testing.T) {
 	}
 	l.session.Close()
 	d.kill(t)
-	isRefused(t, dst.Abort(t.Context()), "1 record", "rejected", "--rejects")
+	_, err = dst.Abort(t.Context())
+	isRefused(t, err, "1 record", "rejected", "--rejects")
 	if l, err = begin(t, dst, b, func(p *dest.Plan) { p.Continue, p.AcceptRejects = true, true }); err != nil {
 		t.Fatal(err)
 	}

@@ -14,27 +14,27 @@ import (
 // Abort empties what an interrupted run loaded and puts the schema back as it
 // was. A run that only caught up with a finished database is ended: what it has
 // added are whole transactions, and they stay.
-func (d *Destination) Abort(ctx context.Context) error {
+func (d *Destination) Abort(ctx context.Context) (left string, err error) {
 	conn, err := d.connect.open(ctx, "zodb-convert")
 	if err != nil {
-		return d.plain(err)
+		return "", d.plain(err)
 	}
 	defer closeQuietly(conn)
 	l, err := readLayout(ctx, conn)
 	if err != nil {
-		return err
+		return "", err
 	}
 	record, err := l.run().Read(ctx, conn)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if record == nil {
-		return &dest.RefusedError{Reason: fmt.Sprintf("there is no unfinished conversion in %s", d.Name())}
+		return "", &dest.RefusedError{Reason: fmt.Sprintf("there is no unfinished conversion in %s", d.Name())}
 	}
 	if err := d.mayForget(ctx, conn, l.run(), record); err != nil {
-		return err
+		return "", err
 	}
-	return d.undo(ctx, conn, l, record)
+	return "", d.undo(ctx, conn, l, record)
 }
 
 // mayForget refuses to end a run that has caught up with rejects. What they
