@@ -95,8 +95,9 @@ both() {
 oracle_testdata() {
     local data
     pg_start
+    s3_start
     psql -X -q -d postgres -c "CREATE DATABASE selftest"
-    checked scripts/oracle selftest --dsn "dbname=selftest user=$PGUSER host=$PGHOST port=$PGPORT"
+    checked scripts/oracle selftest --dsn "dbname=selftest user=$PGUSER host=$PGHOST port=$PGPORT" --s3-endpoint-url "$S3_ENDPOINT"
     for data in "$ROOT"/testdata/*.fs; do both "$data" --exercise; done
 }
 

@@ -1,5 +1,5 @@
 # Steps that are counted: the frame of scripts/test and scripts/soak. Sourced
-# after env.sh and postgres.sh.
+# after env.sh, postgres.sh and s3.sh.
 #
 # A step is a shell function. It runs in a subshell, its output is shown and
 # kept in .cache/log. A step that runs tests tells its counts through count;
@@ -35,6 +35,12 @@ go_test() {
     return 0
 }
 
+# stop_servers stops what the step that is running has started.
+stop_servers() {
+    pg_stop
+    s3_stop
+}
+
 # step NAME FUNCTION [ARGUMENT ...]
 step() {
     local name=$1 status=0 start=$SECONDS passed=0 failed=0 p f
@@ -44,7 +50,7 @@ step() {
     : >"$COUNTS"
     # Not as part of an || list: bash ignores -e within it.
     set +e
-    (set -euo pipefail; trap pg_stop EXIT; "$@") </dev/null 2>&1 | tee "$CACHE/log/${name//[^A-Za-z0-9]/-}.log"
+    (set -euo pipefail; trap stop_servers EXIT; "$@") </dev/null 2>&1 | tee "$CACHE/log/${name//[^A-Za-z0-9]/-}.log"
     status=$?
     set -e
     while read -r p f; do

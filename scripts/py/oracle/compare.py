@@ -9,6 +9,7 @@ from ZODB.POSException import POSKeyError
 from ZODB.utils import p64, u64, z64
 
 from . import destination
+from .blobs import check_blobs
 from .expected import extension_difference, references, text_of
 from .values import Comparison, NoClass, Universe
 
@@ -42,16 +43,17 @@ def where(oid, tid=None):
     return f"oid {oid.hex()}" + (f" tid {tid.hex()}" if tid else "")
 
 
-def compare(expected, dsn, history, report):
+def compare(expected, site, report):
     """Compare everything that can be read without changing the destination."""
     check_rejects(expected, report)
-    check_rows(expected, dsn, history, report)
-    with destination.opened(dsn, history) as storage:
-        check_transactions(expected, dsn, storage, report)
+    check_rows(expected, site, report)
+    check_blobs(expected, site, report)
+    with destination.opened(site) as storage:
+        check_transactions(expected, site, storage, report)
         check_current(expected, storage, report)
-        check_gone(expected, storage, history, report)
-        if history:
-            check_history(expected, dsn, storage, report)
+        check_gone(expected, storage, report)
+        if site.history:
+            check_history(expected, site, storage, report)
 
 
 def check_rejects(expected, report):
@@ -69,26 +71,24 @@ def check_rejects(expected, report):
             report.differ(where(oid, tid), "the root object was rejected")
 
 
-def check_rows(expected, dsn, history, report):
+def check_rows(expected, site, report):
     """The rows there are: no more, no less; class, size and references of each."""
-    check_table(dict(keyed(expected.current())), dsn, "object_state", report)
-    if history:
-        check_table(dict(keyed(expected.older())), dsn, "object_history", report)
-    elif destination.rows(dsn, "SELECT to_regclass('object_history')")[0][0]:
+    check_table(dict(keyed(expected.current())), site, "object_state", report)
+    if site.history:
+        check_table(dict(keyed(expected.older())), site, "object_history", report)
+    elif destination.rows(site.dsn, "SELECT to_regclass('object_history')")[0][0]:
         report.differ("object_history", "a history-free database has this table")
-    left = destination.rows(dsn, """
+    left = destination.rows(site.dsn, """
         SELECT c.relname FROM pg_class c WHERE c.relkind IN ('r', 'S', 'v') AND c.relnamespace = 'public'::regnamespace AND c.relname NOT IN
         ('transaction_log', 'object_state', 'object_history', 'pack_state', 'blob_state', 'pgjsonb_schema_state', 'zoid_seq', 'cache_warm_stats')
     """)
     for (name,) in left:
         report.differ(name, "is no table of zodb-pgjsonb and was left behind")
-    for name in ("blob_state", "pgjsonb_schema_state"):
-        # Sources with blobs are refused; a row of the other would make the
-        # add-ons of a site skip their tables.
-        if number := destination.rows(dsn, f"SELECT count(*) FROM {name}")[0][0]:
-            report.differ(name, f"has {number} rows")
+    # A row would make the add-ons of a site skip their tables.
+    if number := destination.rows(site.dsn, "SELECT count(*) FROM pgjsonb_schema_state")[0][0]:
+        report.differ("pgjsonb_schema_state", f"has {number} rows")
     highest = max((u64(oid) for oid in expected.revisions), default=0)
-    sequence = destination.rows(dsn, "SELECT last_value, is_called FROM zoid_seq")[0]
+    sequence = destination.rows(site.dsn, "SELECT last_value, is_called FROM zoid_seq")[0]
     if sequence[0] + sequence[1] <= highest:
         report.differ("zoid_seq", f"gives {sequence[0] + sequence[1]} next, but the source has the oid {highest}")
 
@@ -98,9 +98,9 @@ def keyed(revisions):
         yield (u64(oid), u64(revision.tid)), revision
 
 
-def check_table(wanted, dsn, name, report):
+def check_table(wanted, site, name, report):
     universe = Universe()
-    for zoid, tid, module, class_name, size, refs, is_null in destination.table(dsn, name):
+    for zoid, tid, module, class_name, size, refs, is_null in destination.table(site.dsn, name):
         revision = wanted.pop((zoid, tid), None)
         at = f"{name} zoid {zoid} tid {tid:016x}"
         report.count(f"rows of {name}")
@@ -137,8 +137,8 @@ def check_columns(data, cls, size, refs, is_null, universe, at, report):
             report.differ(at, f"the class {name} became {cls}")
 
 
-def check_transactions(expected, dsn, storage, report):
-    stored = {p64(t): (u, d, bytes(e)) for t, u, d, e in destination.rows(dsn, "SELECT tid, username, description, extension FROM transaction_log")}
+def check_transactions(expected, site, storage, report):
+    stored = {p64(t): (u, d, bytes(e)) for t, u, d, e in destination.rows(site.dsn, "SELECT tid, username, description, extension FROM transaction_log")}
     for tid in stored.keys() - expected.metadata.keys():
         report.differ(f"tid {tid.hex()}", "is no transaction of the source")
     read = {t.tid: t for t in storage.iterator()}
@@ -204,7 +204,7 @@ def check_current(expected, storage, report):
         objects.check(where(oid, revision.tid), revision.data, found)
 
 
-def check_gone(expected, storage, history, report):
+def check_gone(expected, storage, report):
     for oid in expected.gone():
         report.count("deleted or rejected objects")
         try:
@@ -214,11 +214,11 @@ def check_gone(expected, storage, history, report):
         report.differ(where(oid), f"is deleted or rejected, but load gives its revision {tid.hex()}")
 
 
-def check_history(expected, dsn, storage, report):
+def check_history(expected, site, storage, report):
     """Every revision, by its tid and by the time before the next one."""
     objects = Objects(report)
     null = {(p64(z), p64(t)) for name in ("object_state", "object_history")
-            for z, t in destination.rows(dsn, f"SELECT zoid, tid FROM {name} WHERE state = 'null'::jsonb")}
+            for z, t in destination.rows(site.dsn, f"SELECT zoid, tid FROM {name} WHERE state = 'null'::jsonb")}
     for oid in expected.revisions:
         made = expected.history(oid)
         if len(made) > 1:
@@ -261,10 +261,10 @@ def before(oid, revision, serial, is_null, storage, at, report):
         report.differ(at, f"loadBefore gives {found and found[1].hex()}")
 
 
-def check_first_start(expected, dsn, history, report):
+def check_first_start(expected, site, report):
     """The first start of a site must find nothing to change."""
-    schema, physical = destination.schema(dsn), destination.physical(dsn)
-    with destination.opened(dsn, history) as storage:
+    schema, physical = destination.schema(site.dsn), destination.physical(site.dsn)
+    with destination.opened(site) as storage:
         if z64 in expected.revisions:
             db = ZODB.DB(storage)
             connection = db.open()
@@ -272,9 +272,9 @@ def check_first_start(expected, dsn, history, report):
             connection.close()
             db.close()
     report.count("first start")
-    for line in difference_of_lines(schema, destination.schema(dsn)):
+    for line in difference_of_lines(schema, destination.schema(site.dsn)):
         report.differ("pg_dump -s after the first start", line)
-    after = destination.physical(dsn)
+    after = destination.physical(site.dsn)
     for name in sorted(physical.keys() | after.keys()):
         if physical.get(name) != after.get(name):
             report.differ(f"{name} after the first start", f"{physical.get(name)} became {after.get(name)}")
@@ -285,13 +285,13 @@ def difference_of_lines(a, b):
     return [line for line in difflib.unified_diff(a.splitlines(), b.splitlines(), lineterm="", n=0) if line[:3] not in ("---", "+++")]
 
 
-def check_activation(expected, source, dsn, history, report, limit):
+def check_activation(expected, source, site, report, limit):
     """A real Connection activates what one on the source activates."""
     if z64 not in expected.revisions:
         return
     oids = [oid for oid, _ in itertools.islice(expected.current(), limit)]
     loads = activated(ZODB.DB(source), oids)
-    with destination.opened(dsn, history) as storage:
+    with destination.opened(site) as storage:
         for oid, error in activated(ZODB.DB(storage), oids).items():
             report.count("objects activated by a real connection")
             if error is not None and loads[oid] is None:

@@ -1,23 +1,81 @@
 """What the destination holds, by SQL and by the real zodb-pgjsonb."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import subprocess
+import tempfile
 
+import boto3
 import psycopg
 import psycopg.conninfo
 from zodb_pgjsonb.storage import PGJsonbStorage
+from zodb_s3blobs.cache import S3BlobCache
+from zodb_s3blobs.s3client import S3Client
+
+# PostgreSQL cannot print a larger bytea, which is how zodb-pgjsonb reads it.
+LARGEST = 512 << 20
+
+
+class S3:
+    """A bucket; who asks is in the environment, as Amazon's libraries have it."""
+
+    def __init__(self, endpoint, bucket, prefix=""):
+        self.endpoint, self.bucket, self.prefix = endpoint, bucket, prefix
+
+    def client(self):
+        """The client that zodb-pgjsonb takes."""
+        return S3Client(
+            self.bucket, prefix=self.prefix, endpoint_url=self.endpoint, aws_access_key_id=os.environ["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=os.environ["AWS_SECRET_ACCESS_KEY"], region_name=os.environ.get("AWS_DEFAULT_REGION"),
+        )
+
+    def raw(self):
+        return boto3.client("s3", endpoint_url=self.endpoint)
+
+    def full(self, key):
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def objects(self):
+        """Yield key and size of everything in the bucket, whatever the prefix."""
+        for page in self.raw().get_paginator("list_objects_v2").paginate(Bucket=self.bucket):
+            for entry in page.get("Contents", ()):
+                yield entry["Key"], entry["Size"]
+
+
+def s3_key(zoid, tid):
+    """Where zodb-pgjsonb puts a blob, without the prefix."""
+    return f"blobs/{zoid:016x}/{tid:016x}.blob"
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A destination and how a site is configured to open it."""
+
+    dsn: str
+    history: bool = False
+    s3: S3 | None = None
+    threshold: int = 100 << 10
+
+    def in_bucket(self, size):
+        """Whether a blob of this size belongs into S3."""
+        return self.s3 is not None and size >= min(self.threshold, LARGEST)
 
 
 @contextlib.contextmanager
-def opened(dsn, history):
-    """The storage as a site opens it."""
-    storage = PGJsonbStorage(dsn, history_preserving=history)
-    try:
-        yield storage
-    finally:
-        storage.close()
+def opened(site):
+    """The storage as a site opens it. Blobs that it loads go with it."""
+    with tempfile.TemporaryDirectory(prefix="oracle-blobs-") as folder:
+        more = {}
+        if site.s3:
+            more = {"s3_client": site.s3.client(), "blob_cache": S3BlobCache(os.path.join(folder, "cache"), max_size=1 << 50)}
+        storage = PGJsonbStorage(
+            site.dsn, history_preserving=site.history, blob_temp_dir=folder, blob_cache_size=1 << 50, blob_threshold=site.threshold, **more)
+        try:
+            yield storage
+        finally:
+            storage.close()
 
 
 def rows(dsn, sql):

@@ -13,6 +13,8 @@ from ZODB.utils import u64
 
 from zodbdata.dump import transactions
 
+from . import blobs
+
 Revision = collections.namedtuple("Revision", "tid data")
 Metadata = collections.namedtuple("Metadata", "user description extension")
 
@@ -23,9 +25,11 @@ class Expected:
     metadata    {tid: Metadata}, bytes as they stand in the file
     revisions   {oid: [Revision, ...]} in file order, the last of an oid and transaction only
     rejects     {(oid, tid): raw pickle}, from the file that the tool wrote
+    blobs       {(oid, tid): Blob}, the files of the blobs
+    missing     {(oid, tid)} of the blobs without a file
     """
 
-    def __init__(self, txns, rejects=None):
+    def __init__(self, txns, rejects=None, blob_dir=None):
         self.metadata, self.revisions, self.superseded = {}, {}, 0
         for txn in txns:
             self.metadata[txn["tid"]] = Metadata(txn["user"], txn["description"], txn["extension"])
@@ -36,6 +40,7 @@ class Expected:
                     self.superseded += 1
                 made.append(Revision(txn["tid"], record["data"]))
         self.rejects = rejects or {}
+        self.blobs, self.missing = blobs.files(self, blob_dir)
 
     def current(self):
         """Yield oid and newest revision of every object that must be there."""
@@ -67,12 +72,12 @@ class Expected:
                 yield oid
 
 
-def read_source(path, rejects_path=None):
+def read_source(path, rejects_path=None, blob_dir=None):
     """Read a copy: nothing is written beside the original, and it may grow meanwhile."""
     with tempfile.TemporaryDirectory(prefix="oracle-") as folder:
         copy = os.path.join(folder, "Data.fs")
         shutil.copyfile(path, copy)
-        return Expected(transactions(copy), read_rejects(rejects_path))
+        return Expected(transactions(copy), read_rejects(rejects_path), blob_dir)
 
 
 def read_rejects(path):

@@ -31,7 +31,7 @@ class Record:
         return value(self._value, universe)
 
 
-def read(path):
+def read(path, blob_dir=None):
     """Return what is expected from NAME.values.jsonl and NAME.dump.jsonl beside it."""
     entries = {}
     with open(path) as f:
@@ -40,7 +40,7 @@ def read(path):
             # Of several records of an oid in one transaction the last counts.
             entries.setdefault((entry["oid"], entry["tid"]), collections.deque()).append(entry)
     with open(path.removesuffix(".values.jsonl") + ".dump.jsonl") as f:
-        return Expected(_transactions(f, entries))
+        return Expected(_transactions(f, entries), blob_dir=blob_dir)
 
 
 def _transactions(lines, entries):

@@ -6,6 +6,7 @@ and the oracle must find it.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import random
@@ -14,13 +15,14 @@ import types
 
 import psycopg
 import psycopg.conninfo
+from ZODB.blob import Blob
 from ZODB.FileStorage import FileStorage
 from ZODB.utils import u64
 
 from zodbdata.log import Log
 from zodbdata.profiles import PROFILES
 
-from . import compare, destination
+from . import blobs, compare, destination
 from .expected import read_source
 from .exercise import exercise
 
@@ -63,63 +65,206 @@ CHANGES_OF_HISTORY = {
 }
 
 
-def run(dsn):
+# {small} and {large} are blobs in PostgreSQL and in S3, {twin} one of small's size.
+CHANGES_OF_BLOBS = {
+    "another byte": "UPDATE blob_state SET data = set_byte(data, 7, (get_byte(data, 7) + 1) % 256) WHERE zoid = {small}",
+    "the last byte less": "UPDATE blob_state SET data = substr(data, 1, length(data) - 1) WHERE zoid = {small}",
+    "two blobs swapped": "UPDATE blob_state a SET data = b.data FROM blob_state b WHERE (a.zoid, b.zoid) IN (({small}, {twin}), ({twin}, {small}))",
+    "another blob_size": "UPDATE blob_state SET blob_size = blob_size + 1 WHERE zoid = {small}",
+    "another blob_size in S3": "UPDATE blob_state SET blob_size = blob_size + 1 WHERE zoid = {large}",
+    "another tid": "UPDATE blob_state SET tid = tid + 1 WHERE zoid = {small}",
+    "another tid in S3": "UPDATE blob_state SET tid = tid + 1 WHERE zoid = {large}",
+    "a row less": "DELETE FROM blob_state WHERE zoid = {small}",
+    "an empty blob less": "DELETE FROM blob_state WHERE blob_size = 0",
+    "a row of S3 less": "DELETE FROM blob_state WHERE zoid = {large}",
+    "a row more": "INSERT INTO blob_state SELECT zoid, tid - 1, blob_size, data, s3_key FROM blob_state WHERE zoid = {small}",
+    "a row for an object that is no blob": "INSERT INTO blob_state SELECT 0, tid, blob_size, data, s3_key FROM blob_state WHERE zoid = {small}",
+    "neither data nor a key": "UPDATE blob_state SET data = NULL WHERE zoid = {small}",
+    "no key": "UPDATE blob_state SET s3_key = NULL WHERE zoid = {large}",
+    "a wrong key": "UPDATE blob_state SET s3_key = replace(s3_key, '.blob', '.blobs') WHERE zoid = {large}",
+    "the key of another": "UPDATE blob_state a SET s3_key = b.s3_key FROM blob_state b WHERE a.zoid = {large} AND b.s3_key <> a.s3_key",
+    "data and a key": "UPDATE blob_state SET data = '' WHERE zoid = {large}",
+    "the object of the blob less": "DELETE FROM object_state WHERE zoid = {small}",
+}
+# {old} and {old_tid} are a replaced revision in PostgreSQL.
+CHANGES_OF_OLD_BLOBS = {
+    "another byte of an old revision":
+        "UPDATE blob_state SET data = set_byte(data, 7, (get_byte(data, 7) + 1) % 256) WHERE zoid = {old} AND tid = {old_tid}",
+    "an old revision less": "DELETE FROM blob_state WHERE zoid = {old} AND tid = {old_tid}",
+}
+# What is done to an object of the bucket: a function of its bytes, None for none.
+CHANGES_OF_OBJECTS = {
+    "another byte in S3": lambda content: content[:7] + bytes([content[7] ^ 1]) + content[8:],
+    "the last byte less in S3": lambda content: content[:-1],
+    "a byte more in S3": lambda content: content + b"x",
+    "nothing in S3": lambda content: b"",
+    "an object less": lambda content: None,
+}
+STRANGERS = ("oracle/blobs/00000000000000aa/00000000000000bb.blob", "oracle/probe", "blobs/00000000000000aa/00000000000000bb.blob", "oracle2/x")
+THRESHOLD = 2000
+
+
+def run(dsn, endpoint):
     failures = checks = 0
     with tempfile.TemporaryDirectory(prefix="oracle-") as folder:
-        path = os.path.join(folder, "Data.fs")
-        log = Log(path)
-        PROFILES["plone"](log, random.Random(5), types.SimpleNamespace(objects=260, record_size=1500, folder_size=None, big_transaction=0, keep_all=False))
-        log.close()
-        expected = read_source(path)
         for history in (False, True):
-            for name, wanted, found in judge(dsn, path, expected, history):
-                checks += 1
-                ok = wanted == found
-                failures += not ok
-                print(f"{'ok  ' if ok else 'FAIL'} {'HP' if history else 'HF'} {name}: {'differences' if found else 'equal'}", flush=True)
+            for judge in (records, blobs_of_all_places):
+                for name, wanted, found in judge(dsn, endpoint, folder, history):
+                    checks += 1
+                    ok = wanted == found
+                    failures += not ok
+                    print(f"{'ok  ' if ok else 'FAIL'} {'HP' if history else 'HF'} {name}: {'differences' if found else 'equal'}", flush=True)
     print(f"{checks - failures} passed, {failures} failed")
     return 1 if failures else 0
 
 
-def judge(dsn, path, expected, history):
+def written(path, write, blob_dir=None):
+    """Write a database unless it is there; return what is expected of it."""
+    if not os.path.exists(path):
+        log = Log(path, blob_dir=blob_dir)
+        write(log)
+        log.close()
+    return read_source(path, blob_dir=blob_dir)
+
+
+def site_of(log):
+    PROFILES["plone"](log, random.Random(5), types.SimpleNamespace(objects=260, record_size=1500, folder_size=None, big_transaction=0, keep_all=False))
+
+
+def records(dsn, endpoint, folder, history):
     """Yield name of a change, whether a difference is wanted, and whether one was found."""
+    path = os.path.join(folder, "Data.fs")
+    expected = written(path, site_of)
     databases = Databases(dsn, "oracle_hp" if history else "oracle_hf")
-    base = databases.create("base")
+    base = destination.Site(databases.create("base"), history)
     try:
-        with contextlib.closing(FileStorage(path, read_only=True)) as source, destination.opened(base, history) as storage:
+        with contextlib.closing(FileStorage(path, read_only=True)) as source, destination.opened(base) as storage:
             storage.copyTransactionsFrom(source)
-        yield "as the Python tool loaded it, deleted objects alive", True, found(expected, path, base, history)
-        zoid, tid, gone = repair(base, expected, history)
-        yield "put right", False, found(expected, path, base, history)
-        for name, sql in {**CHANGES, **(CHANGES_OF_HISTORY if history else {})}.items():
-            changed = databases.create("changed", "base")
-            with psycopg.connect(changed) as connection:
-                # The foreign key keeps out what a broken tool might leave.
-                connection.execute("ALTER TABLE object_state DROP CONSTRAINT object_state_tid_fkey")
-                connection.execute(sql.format(zoid=zoid, tid=tid, gone=gone))
-            yield name, True, found(expected, path, changed, history)
-            databases.drop("changed")
-        yield "after commits, undo and pack", False, found(expected, path, base, history, exercise)
+        yield "as the Python tool loaded it, deleted objects alive", True, found(expected, base)
+        zoid, tid, gone = repair(base, expected)
+        yield "put right", False, found(expected, base)
+        changes = {**CHANGES, **(CHANGES_OF_HISTORY if history else {})}
+        for name, changed in databases.changed(base, changes, zoid=zoid, tid=tid, gone=gone):
+            yield name, True, found(expected, changed)
+        yield "after commits, undo and pack", False, found(expected, base, exercise)
     finally:
         databases.close()
 
 
-def found(expected, path, dsn, history, then=None):
+def blobs_of_all_places(dsn, endpoint, folder, history):
+    """The same for blobs in PostgreSQL and in S3."""
+    path, blob_dir = os.path.join(folder, "Blobs.fs"), os.path.join(folder, "blobs")
+    expected = written(path, documents_with_files, blob_dir)
+    s3 = destination.S3(endpoint, f"oracle-{os.getpid()}-{'hp' if history else 'hf'}", "oracle")
+    s3.raw().create_bucket(Bucket=s3.bucket)
+    databases = Databases(dsn, "oracle_blobs_hp" if history else "oracle_blobs_hf")
+    base = destination.Site(databases.create("base"), history, s3, THRESHOLD)
+    try:
+        with contextlib.closing(FileStorage(path, blob_dir=blob_dir)) as source, destination.opened(base) as storage:
+            storage.copyTransactionsFrom(source)
+        if not history:
+            yield "blobs as the Python tool loaded them, replaced ones alive", True, found(expected, base)
+        repair_blobs(base, expected)
+        yield "blobs put right", False, found(expected, base)
+        yield "taken for a site without a bucket", True, found(expected, dataclasses.replace(base, s3=None))
+        yield "with another threshold", True, found(expected, dataclasses.replace(base, threshold=THRESHOLD + 1))
+        yield "with another prefix", True, found(expected, dataclasses.replace(base, s3=destination.S3(endpoint, s3.bucket, "other")))
+        changes = {**CHANGES_OF_BLOBS, **(CHANGES_OF_OLD_BLOBS if history else {})}
+        names = names_of_blobs(expected)
+        for name, changed in databases.changed(base, changes, **names):
+            yield name, True, found(expected, changed)
+        large = s3.full(destination.s3_key(names["large"], names["large_tid"]))
+        for name, changed in CHANGES_OF_OBJECTS.items():
+            with put(s3, large, changed):
+                yield name, True, found(expected, base)
+        for key in STRANGERS:
+            with put(s3, key, lambda _: b"x"):
+                yield f"an object more, {key}", True, found(expected, base)
+        yield "and everything as it was", False, found(expected, base)
+        yield "after new blobs and a pack", False, found(expected, base, exercise)
+    finally:
+        databases.close()
+
+
+def documents_with_files(log):
+    """Blobs around the threshold, replaced, undone, deleted, empty."""
+    rng = random.Random(6)
+    root = log.root
+    for name, size in (("empty", 0), ("small", 700), ("twin", 700), ("below", THRESHOLD - 1), ("at", THRESHOLD), ("large", 50_000), ("gone", 900)):
+        root[name] = Blob(rng.randbytes(size))
+    log.commit("admin", "blobs")
+    for name, size in (("below", 1200), ("at", 3 * THRESHOLD)):
+        with root[name].open("w") as f:
+            f.write(rng.randbytes(size))
+    undone = log.commit("admin", "replaced")
+    with log.transaction(b"admin", b"undone") as t:
+        t.undo(undone)
+    with log.root["below"].open("w") as f:
+        f.write(rng.randbytes(300))
+    del log.root["gone"]
+    log.commit("admin", "replaced again")
+
+
+def names_of_blobs(expected):
+    """Objects that are changed: their zoids, by what stands in the changes."""
+    current = {oid: (revision.tid, expected.blobs[oid, revision.tid].size) for oid, revision in expected.current() if (oid, revision.tid) in expected.blobs}
+    small, twin = sorted(oid for oid, (_, size) in current.items() if size == 700)
+    large = next(oid for oid, (_, size) in current.items() if size == 50_000)
+    below = next(oid for oid, (_, size) in current.items() if size == 300)
+    old_tid = next(tid for oid, tid in expected.blobs if oid == below and expected.blobs[oid, tid].size == 1200)
+    return {"small": u64(small), "twin": u64(twin), "large": u64(large), "large_tid": u64(current[large][0]), "old": u64(below), "old_tid": u64(old_tid)}
+
+
+def repair_blobs(site, expected):
+    """What the Python tool leaves: blobs of replaced revisions, in a database without a history."""
+    keep = {(u64(oid), u64(tid)) for oid, tid in blobs.wanted(expected, site.history)}
+    client = site.s3.client()
+    with psycopg.connect(site.dsn) as connection:
+        for zoid, tid, key in connection.execute("SELECT zoid, tid, s3_key FROM blob_state").fetchall():
+            if (zoid, tid) not in keep:
+                connection.execute("DELETE FROM blob_state WHERE zoid = %s AND tid = %s", (zoid, tid))
+                if key:
+                    client.delete_object(key)
+        connection.execute("SELECT setval('zoid_seq', %s, false)", (max(u64(oid) for oid in expected.revisions) + 1,))
+
+
+@contextlib.contextmanager
+def put(s3, key, changed):
+    """Change an object, and put back what was there."""
+    client = s3.raw()
+    before = None
+    with contextlib.suppress(client.exceptions.NoSuchKey):
+        before = client.get_object(Bucket=s3.bucket, Key=key)["Body"].read()
+
+    def write(content):
+        if content is None:
+            client.delete_object(Bucket=s3.bucket, Key=key)
+        else:
+            client.put_object(Bucket=s3.bucket, Key=key, Body=content)
+
+    write(changed(before))
+    try:
+        yield
+    finally:
+        write(before)
+
+
+def found(expected, site, then=None):
     report = compare.Report(3)
     with contextlib.redirect_stdout(io.StringIO()):
-        compare.check_first_start(expected, dsn, history, report)
-        compare.compare(expected, dsn, history, report)
+        compare.check_first_start(expected, site, report)
+        compare.compare(expected, site, report)
         if then:
-            then(expected, dsn, history, report)
+            then(expected, site, report)
     return report.differences > 0
 
 
-def repair(dsn, expected, history):
+def repair(site, expected):
     """Delete what the Python tool left alive, and give zoid_seq its value."""
     gone = [(u64(oid), u64(expected.revisions[oid][-1].tid)) for oid in expected.gone()]
-    with psycopg.connect(dsn) as connection:
+    with psycopg.connect(site.dsn) as connection:
         for zoid, tid in gone:
-            if history:
+            if site.history:
                 connection.execute("INSERT INTO object_history SELECT * FROM object_state WHERE zoid = %s", (zoid,))
                 connection.execute("INSERT INTO object_history VALUES (%s, %s, '', '', NULL, 0, '{}')", (zoid, tid))
             connection.execute("DELETE FROM object_state WHERE zoid = %s", (zoid,))
@@ -144,6 +289,18 @@ class Databases:
         self._admin(f"CREATE DATABASE {full}" + (f" TEMPLATE {self._prefix}_{template}" if template else ""))
         self._names.add(name)
         return psycopg.conninfo.make_conninfo(self._dsn, dbname=full)
+
+    def changed(self, base, changes, **names):
+        """Yield the name of each change and a site on a copy with it."""
+        for name, sql in changes.items():
+            site = dataclasses.replace(base, dsn=self.create("changed", "base"))
+            with psycopg.connect(site.dsn) as connection:
+                # The foreign key keeps out what a broken tool might leave.
+                connection.execute("ALTER TABLE object_state DROP CONSTRAINT object_state_tid_fkey")
+                if not connection.execute(sql.format(**names)).rowcount:
+                    raise RuntimeError(f"nothing was changed by: {name}")
+            yield name, site
+            self.drop("changed")
 
     def drop(self, name):
         self._admin(f"DROP DATABASE {self._prefix}_{name} WITH (FORCE)")
