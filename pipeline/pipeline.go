@@ -25,8 +25,9 @@ type Options struct {
 	// Clear empties the destination first; DryRun decodes everything and writes
 	// nothing.
 	Incremental, Clear, DryRun bool
-	// Rejects is the file that lists the rejected records; naming it accepts
-	// them. Empty: a run with rejects stops before its finishing steps.
+	// Rejects is the file that lists the rejected records, and the blobs that are
+	// missing; naming it accepts the records. Empty: a run with rejects stops
+	// before its finishing steps.
 	Rejects string
 	// Blobs is when large blobs are uploaded, "" for dest.Inline. Manifest is
 	// where dest.Deferred lists what is to be uploaded: a path, or "-" for
@@ -68,8 +69,10 @@ type Event struct {
 	Objects     int64
 	Rejected    int64
 	// BlobBytes and BlobTotal count bytes of blobs beside those of Done and
-	// Total; BlobTotal is what there are at most. Uploads are those of the phase
-	// Uploading.
+	// Total, without those of earlier starts. BlobTotal is what there are at most:
+	// older revisions, which a history-free destination leaves out, are among
+	// them. Uploads are those of the phase Uploading, whose Done and Total are
+	// bytes of blobs.
 	BlobBytes, BlobTotal int64
 	Uploads              dest.UploadProgress
 	// Step, Note.

@@ -17,17 +17,30 @@ import (
 
 // RejectLine is one line of the rejects file: JSON, one object a line.
 type RejectLine struct {
-	OID    string `json:"oid"`
-	TID    string `json:"tid"`
-	Offset int64  `json:"offset"`
+	// Kind is what the line lists: a record that was rejected, or a blob that is
+	// missing. Files of earlier versions have records only, and no kind.
+	Kind   RejectKind `json:"kind"`
+	OID    string     `json:"oid"`
+	TID    string     `json:"tid"`
+	Offset int64      `json:"offset"`
+	// Path is where the blob was looked for.
+	Path   string `json:"path,omitempty"`
 	Class  string `json:"class"`
 	Reason string `json:"reason"`
 	// Pickle is the record as the source holds it (base64 in JSON).
-	Pickle []byte `json:"pickle"`
+	Pickle []byte `json:"pickle,omitempty"`
 }
 
-// settleRejects writes the rejects file, or stops the run if there are rejects
-// that nobody accepted or that nobody may accept.
+// RejectKind tells the lines of a rejects file apart.
+type RejectKind string
+
+const (
+	RejectedRecord RejectKind = "record"
+	MissingBlob    RejectKind = "blob"
+)
+
+// settleRejects writes the rejects file, and stops the run if there are rejects
+// or missing blobs that nobody accepted or that nobody may accept.
 func (r *run) settleRejects(ctx context.Context, session dest.Session) error {
 	var rejected dest.RejectedError
 	err := session.Rejects(ctx, func(j *dest.Reject) error {
@@ -38,26 +51,25 @@ func (r *run) settleRejects(ctx context.Context, session dest.Session) error {
 	if err != nil {
 		return fmt.Errorf("read the list of rejects: %w", err)
 	}
-	if r.opts.Rejects != "" {
-		if err := writeRejects(ctx, session, r.opts.Rejects, r.opts.Incremental); err != nil {
-			return fmt.Errorf("write the rejects file %s: %w", r.opts.Rejects, err)
-		}
-		r.report.RejectsFile = r.opts.Rejects
+	if err := r.listFaults(ctx, session); err != nil {
+		return err
 	}
-	if rejected.Count > 0 {
-		if err := r.listRejects(ctx, session); err != nil {
-			return err
-		}
-		if r.opts.Rejects == "" || rejected.Root {
-			return &rejected
-		}
+	if r.opts.Rejects != "" && !rejected.Root {
+		rejected.Count = 0
+	}
+	if !r.opts.AllowMissingBlobs {
+		rejected.MissingBlobs = r.report.Totals.MissingBlobs
+	}
+	if rejected.Count > 0 || rejected.Root || rejected.MissingBlobs > 0 {
+		return &rejected
 	}
 	return nil
 }
 
-// listRejects puts the first rejects into the report.
-func (r *run) listRejects(ctx context.Context, session dest.Session) error {
-	r.report.Rejects = nil
+// listFaults puts the first rejects and missing blobs into the report and all of
+// them into the rejects file, if there is to be one.
+func (r *run) listFaults(ctx context.Context, session dest.Session) error {
+	r.report.Rejects, r.report.MissingBlobs = nil, nil
 	if err := session.Rejects(ctx, func(j *dest.Reject) error {
 		if len(r.report.Rejects) < dest.ListMax {
 			short := *j
@@ -68,13 +80,33 @@ func (r *run) listRejects(ctx context.Context, session dest.Session) error {
 	}); err != nil {
 		return fmt.Errorf("read the list of rejects: %w", err)
 	}
+	missing := int64(0)
+	if err := session.MissingBlobs(ctx, func(m *dest.MissingBlob) error {
+		if missing++; missing <= dest.ListMax {
+			r.report.MissingBlobs = append(r.report.MissingBlobs, *m)
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read the list of missing blobs: %w", err)
+	}
+	// The chunks counted those that they did not find; some may have been found
+	// since.
+	r.report.Totals.MissingBlobs = missing
+	if r.opts.Rejects == "" {
+		return nil
+	}
+	if err := r.writeRejects(ctx, session); err != nil {
+		return fmt.Errorf("write the rejects file %s: %w", r.opts.Rejects, err)
+	}
+	r.report.RejectsFile = r.opts.Rejects
 	return nil
 }
 
-// writeRejects writes all rejects to path, which appears only when it is whole
-// and is readable by its owner only: it holds the data of the database. With
-// keep, lines of an earlier run that are there already stay.
-func writeRejects(ctx context.Context, session dest.Session, path string, keep bool) (err error) {
+// writeRejects writes all rejects and missing blobs to the rejects file, which
+// appears only when it is whole and is readable by its owner only: it holds the
+// data of the database. Lines of an earlier run stay.
+func (r *run) writeRejects(ctx context.Context, session dest.Session) (err error) {
+	path := r.opts.Rejects
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // mode 0600
 	if err != nil {
 		return err
@@ -86,29 +118,8 @@ func writeRejects(ctx context.Context, session dest.Session, path string, keep b
 		}
 	}()
 	w := bufio.NewWriter(f)
-	lines := json.NewEncoder(w)
-	written := make(map[[2]string]bool) // oid and tid
-	err = session.Rejects(ctx, func(j *dest.Reject) error {
-		line := RejectLine{
-			OID: j.OID.String(), TID: j.TID.String(), Offset: j.Pos,
-			Class: j.Class, Reason: j.Reason, Pickle: j.Data,
-		}
-		written[[2]string{line.OID, line.TID}] = true
-		return lines.Encode(line)
-	})
-	if err != nil {
+	if err := r.encodeRejects(ctx, session, json.NewEncoder(w)); err != nil {
 		return err
-	}
-	if keep {
-		err := earlierRejects(path, func(line *RejectLine) error {
-			if written[[2]string{line.OID, line.TID}] {
-				return nil
-			}
-			return lines.Encode(line)
-		})
-		if err != nil {
-			return fmt.Errorf("keep the lines of the earlier run: %w", err)
-		}
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -120,6 +131,54 @@ func writeRejects(ctx context.Context, session dest.Session, path string, keep b
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+func (r *run) encodeRejects(ctx context.Context, session dest.Session, lines *json.Encoder) error {
+	type fault struct {
+		kind     RejectKind
+		oid, tid string
+	}
+	written := make(map[fault]bool)
+	for old := range r.missing {
+		// Found meanwhile, unless it is written below.
+		written[fault{MissingBlob, old.oid.String(), old.tid.String()}] = true
+	}
+	write := func(line RejectLine) error {
+		written[fault{line.Kind, line.OID, line.TID}] = true
+		return lines.Encode(line)
+	}
+	if err := session.Rejects(ctx, func(j *dest.Reject) error {
+		return write(RejectLine{
+			Kind: RejectedRecord, OID: j.OID.String(), TID: j.TID.String(), Offset: j.Pos,
+			Class: j.Class, Reason: j.Reason, Pickle: j.Data,
+		})
+	}); err != nil {
+		return err
+	}
+	if err := session.MissingBlobs(ctx, func(m *dest.MissingBlob) error {
+		return write(RejectLine{
+			Kind: MissingBlob, OID: m.OID.String(), TID: m.TID.String(), Offset: m.Pos,
+			Path: m.Path, Reason: m.Reason,
+		})
+	}); err != nil {
+		return err
+	}
+	if !r.opts.Incremental {
+		return nil
+	}
+	err := earlierRejects(r.opts.Rejects, func(line *RejectLine) error {
+		if line.Kind == "" {
+			line.Kind = RejectedRecord
+		}
+		if written[fault{line.Kind, line.OID, line.TID}] {
+			return nil
+		}
+		return lines.Encode(line)
+	})
+	if err != nil {
+		return fmt.Errorf("keep the lines of the earlier run: %w", err)
+	}
+	return nil
 }
 
 // earlierRejects calls fn for each line of a rejects file, if there is one.

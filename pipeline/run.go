@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -40,6 +41,9 @@ func Run(ctx context.Context, src source.Source, dst dest.Destination, opts Opti
 	if opts.ChunkBytes == 0 {
 		opts.ChunkBytes = DefaultChunkBytes
 	}
+	if opts.Blobs == "" {
+		opts.Blobs = dest.Inline
+	}
 	r := &run{src: src, dst: dst, opts: opts, report: &Report{Destination: dst.Name(), DryRun: opts.DryRun}}
 	r.events.listener = opts.Progress
 	err := r.run(ctx)
@@ -57,6 +61,9 @@ type run struct {
 
 	phase      Phase
 	phaseStart time.Time
+	tally      atomic.Pointer[tally] // of the running phase; nil while nothing is written
+	// missing are the blobs that an interrupted start did not find.
+	missing map[revision]bool
 }
 
 func (r *run) run(ctx context.Context) error {
@@ -68,6 +75,9 @@ func (r *run) run(ctx context.Context) error {
 		r.note(n)
 	}
 	if err := r.admit(state); err != nil {
+		return err
+	}
+	if err := r.admitManifest(state); err != nil {
 		return err
 	}
 	var until int64
@@ -123,8 +133,9 @@ func (r *run) admit(s *dest.State) error {
 func (r *run) scan(ctx context.Context, until int64) (*source.Info, error) {
 	r.startPhase(Scanning, until)
 	info, err := r.src.Scan(ctx, source.ScanOptions{
-		Until:   until,
-		MaxSeen: max(r.opts.Memory-overheadMemory, 1),
+		Until:     until,
+		MaxSeen:   max(r.opts.Memory-overheadMemory, 1),
+		LargeBlob: r.largeBlob(),
 		Progress: func(done, total int64) {
 			r.events.send(Event{Kind: Progress, Phase: Scanning, Done: done, Total: total})
 		},
@@ -178,7 +189,7 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 		AcceptRejects:      r.opts.Rejects != "",
 		AcceptMissingBlobs: r.opts.AllowMissingBlobs,
 		Blobs:              r.opts.Blobs,
-		BlobBytes:          func(int64) {},
+		BlobBytes:          r.blobBytes,
 		Log: func(s dest.Step) {
 			r.events.send(Event{Kind: StepEvent, Phase: r.phase, Step: s})
 		},
@@ -193,6 +204,9 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 	}()
 	r.report.Totals = session.Run().Totals
 	r.endPhase(0)
+	if err := r.rememberMissing(ctx, session); err != nil {
+		return err
+	}
 
 	following := session.Run().Phase == dest.CatchingUp
 	if session.Run().Phase == dest.Loading {
@@ -213,6 +227,9 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 		}
 	}
 	if err := r.settleRejects(ctx, session); err != nil {
+		return err
+	}
+	if err := r.settleBlobs(ctx, session); err != nil {
 		return err
 	}
 	if err := session.Complete(ctx); err != nil {
@@ -236,7 +253,7 @@ func (r *run) load(ctx context.Context, session dest.Session, info *source.Info)
 	err := session.Loaded(ctx, r.src)
 	r.endPhase(info.Bytes - earlier)
 	if rejected := (*dest.RejectedError)(nil); errors.As(err, &rejected) {
-		return errors.Join(err, r.listRejects(ctx, session))
+		return errors.Join(err, r.listFaults(ctx, session))
 	}
 	return err
 }
@@ -271,7 +288,11 @@ func (r *run) share(ctx context.Context, info *source.Info, earlier int64, done 
 			}
 		})
 	})
-	tally := &tally{run: r, phase: Loading, done: earlier, earlier: earlier, total: info.Bytes}
+	totals := &r.report.Totals
+	tally := &tally{run: r, phase: Loading, done: earlier, earlier: earlier, total: info.Bytes,
+		blobTotal: max(info.BlobBytes-totals.BlobBytes-totals.S3Bytes, 0)}
+	r.tally.Store(tally)
+	defer r.tally.Store(nil)
 	for range workers {
 		group.Go(func() error {
 			w, err := open(ctx)
@@ -299,36 +320,6 @@ func (r *run) readOptions(info *source.Info, done []source.Range) source.ReadOpt
 	}
 }
 
-// tally counts what the writers have done.
-type tally struct {
-	run            *run
-	phase          Phase
-	earlier, total int64
-
-	mu   sync.Mutex
-	done int64
-}
-
-func (t *tally) write(ctx context.Context, w dest.Writer, c *source.Chunk) error {
-	bytes := c.Bytes
-	result, err := w.Write(ctx, c)
-	c.Release()
-	if err != nil {
-		return err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.done += bytes
-	totals := &t.run.report.Totals
-	totals.Add(result)
-	t.run.events.send(Event{
-		Kind: Progress, Phase: t.phase,
-		Done: t.done, Total: t.total, Earlier: t.earlier,
-		Objects: totals.Objects + totals.Revisions, Rejected: totals.Rejected,
-	})
-	return nil
-}
-
 // catchUp writes what came after the part that is loaded. A run that loaded in
 // this call knows where that part ends; one that did not asks the destination.
 func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.Info, verify bool) error {
@@ -353,7 +344,9 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 	}
 	defer w.Close()
 	before := r.report.Totals.Transactions
-	tally := &tally{run: r, phase: CatchingUp, total: end - from}
+	tally := &tally{run: r, phase: CatchingUp, total: end - from, blobTotal: max(info.BlobBytes-loaded.BlobBytes, 0)}
+	r.tally.Store(tally)
+	defer r.tally.Store(nil)
 	err = r.src.Follow(ctx, from, r.readOptions(info, nil), func(c *source.Chunk) error {
 		return tally.write(ctx, w, c)
 	})
