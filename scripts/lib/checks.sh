@@ -1,5 +1,5 @@
 # The checks that scripts/test and scripts/soak are made of. Sourced after
-# env.sh, postgres.sh and steps.sh.
+# env.sh, postgres.sh, s3.sh and steps.sh.
 
 check_format() {
     local bad
@@ -35,44 +35,69 @@ run_kills() {
     ZODB_CONVERT_KILLS=$1 ZODB_CONVERT_STOPS=$2 go_test -count=1 -timeout 12h -tags faults ./e2e/...
 }
 
-# A folder of testdata/ whose records the destination cannot hold, some or all.
+# Databases of testdata/ some of whose records the destination cannot hold, and
+# such of whose blobs the files are missing.
 REJECTED=" rejects cyclic "
-REFUSED=" blobs "
+MISSING=" "
 
-# oracle_one DATA HISTORY [FLAG ...] converts a database into a new one and lets
-# the real ZODB compare them. HISTORY is true or false.
+# blob_dir DATA prints the folder of a database's blobs, if there is one.
+blob_dir() {
+    local dir=${1%.fs}.blobs
+    [ ! -d "$dir" ] || echo "$dir"
+}
+
+# The ways a blob may take.
+WAYS="bytea inline background deferred"
+
+# oracle_one DATA HISTORY WAY THRESHOLD [FLAG ...] converts a database into a new
+# one and lets the real ZODB compare them. HISTORY is true or false; from
+# THRESHOLD bytes on blobs go to S3, but for WAY bytea.
 oracle_one() {
-    local data=$1 history=$2 name base code=0 expected=0
-    shift 2
+    local data=$1 history=$2 way=$3 threshold=$4 name base blobs code=0 expected=0
+    shift 4
     base=$(basename "$data" .fs)
-    name=oracle_${base//[^a-z0-9]/_}_$history
-    local config=$SCRATCH/$name.toml rejects=$SCRATCH/$name.rejects dsn="dbname=$name user=$PGUSER host=$PGHOST port=$PGPORT"
+    blobs=$(blob_dir "$data")
+    name=oracle_${base//[^a-z0-9]/_}_${history}_$way
+    local config=$SCRATCH/$name.toml rejects=$SCRATCH/$name.rejects manifest=$SCRATCH/$name.tsv bucket=${name//_/-}
+    local dsn="dbname=$name user=$PGUSER host=$PGHOST port=$PGPORT" options=(-q -w 2 --rejects "$rejects") flags=("$@")
     psql -X -q -d postgres -c "CREATE DATABASE $name" || return 1
-    cat >"$config" <<TOML
-[source]
-type = "filestorage"
-path = "$data"
-
-[destination]
-type = "pgjsonb"
-dsn = "$dsn"
-history-preserving = $history
-TOML
-    [[ "$REJECTED" != *" $base "* ]] || expected=3
-    [[ "$REFUSED" != *" $base "* ]] || expected=1
-    zodb-convert -q -w 2 --rejects "$rejects" "$config" >"$SCRATCH/$name.log" 2>&1 || code=$?
+    {
+        printf '[source]\ntype = "filestorage"\npath = "%s"\n' "$data"
+        [ -z "$blobs" ] || printf 'blob-dir = "%s"\n' "$blobs"
+        printf '\n[destination]\ntype = "pgjsonb"\ndsn = "%s"\nhistory-preserving = %s\n' "$dsn" "$history"
+        if [ "$way" != bytea ]; then
+            s3_bucket "$bucket"
+            printf 'blob-threshold = %s\ns3-bucket-name = "%s"\ns3-endpoint-url = "%s"\ns3-prefix = "site/one"\n' "$threshold" "$bucket" "$S3_ENDPOINT"
+            flags+=(--s3-endpoint-url "$S3_ENDPOINT" --s3-bucket "$bucket" --s3-prefix site/one --blob-threshold "$threshold")
+        fi
+    } >"$config"
+    case $way in
+        background) options+=(--background-blobs) ;;
+        deferred) options+=(--deferred-blobs "$manifest") ;;
+    esac
+    if [[ "$REJECTED" == *" $base "* ]]; then expected=3; fi
+    if [[ "$MISSING" == *" $base "* ]]; then
+        expected=3
+        options+=(--allow-missing-blobs)
+    fi
+    zodb-convert "${options[@]}" "$config" >"$SCRATCH/$name.log" 2>&1 || code=$?
+    if [ "$code" = "$expected" ] && [ "$way" = deferred ]; then
+        code=0
+        zodb-convert --upload-blobs "$manifest" -w 3 "$config" >>"$SCRATCH/$name.log" 2>&1 || code=$?
+        [ "$code" != 0 ] || code=$expected
+    fi
     if [ "$code" != "$expected" ]; then
         cat "$SCRATCH/$name.log"
         echo "exit code $code instead of $expected"
         return 1
     fi
-    if [ "$code" = 1 ]; then
-        cat "$SCRATCH/$name.log"
-        return 0
+    if [ -n "${AWS_SECRET_ACCESS_KEY:-}" ] && grep -F -e "$AWS_SECRET_ACCESS_KEY" -e "$AWS_ACCESS_KEY_ID" "$SCRATCH/$name.log"; then
+        echo "the keys of S3 were printed"
+        return 1
     fi
-    local flags=("$@")
     [ "$history" = false ] || flags+=(--history)
-    [ "$code" = 0 ] || flags+=(--rejects "$rejects")
+    [ ! -s "$rejects" ] || flags+=(--rejects "$rejects")
+    [ -z "$blobs" ] || flags+=(--blob-dir "$blobs")
     if [ "$(head -c 4 "$data")" = FS21 ]; then
         flags+=(--neutral "${data%.fs}.values.jsonl")
     else
@@ -80,16 +105,163 @@ TOML
     fi
     scripts/oracle compare --dsn "$dsn" "${flags[@]}" || return 1
     psql -X -q -d postgres -c "DROP DATABASE $name"
+    [ "$way" = bytea ] || s3_drop "$bucket"
 }
 
-# both DATA [FLAG ...] compares history-free and history-preserving.
+# both DATA [FLAG ...] compares history-free and history-preserving, with all
+# blobs in PostgreSQL.
 both() {
     local data=$1 history
     shift
     for history in false true; do
         echo "-- $(basename "$data"), history-preserving = $history"
-        checked oracle_one "$data" "$history" "$@"
+        checked oracle_one "$data" "$history" bytea 0 "$@"
     done
+}
+
+# all_ways DATA THRESHOLD [FLAG ...] does so for every way that blobs may take.
+all_ways() {
+    local data=$1 threshold=$2 history way
+    shift 2
+    for history in false true; do
+        for way in $WAYS; do
+            echo "-- $(basename "$data"), history-preserving = $history, blobs $way"
+            checked oracle_one "$data" "$history" "$way" "$threshold" "$@"
+        done
+    done
+}
+
+# with_blobs prints the databases of testdata/ that have blobs.
+with_blobs() {
+    local data
+    for data in "$ROOT"/testdata/*.fs; do
+        [ -z "$(blob_dir "$data")" ] || echo "$data"
+    done
+}
+
+# oracle_blobs takes every database with blobs through every way.
+oracle_blobs() {
+    local data
+    pg_start
+    s3_start
+    for data in $(with_blobs); do all_ways "$data" 300 --exercise; done
+}
+
+# manifest_exchange lets each tool upload what the other has listed, and compares
+# the buckets.
+manifest_exchange() {
+    pg_start
+    s3_start
+    "$ZODB_PYTHON" scripts/py/makeblobs.py "$SCRATCH/exchange.fs" "$SCRATCH/exchange.blobs" 0 '1KB..300KB*40' 9MB || return 1
+    checked manifest_of_python
+    checked manifest_of_ours
+    rm -rf "$SCRATCH"/exchange*
+}
+
+# upload_both MANIFEST NAME makes the buckets NAME-ours and NAME-python of it.
+upload_both() {
+    local manifest=$1 name=$2 code=0
+    s3_bucket "$name-ours"
+    [ -d "$S3_DIR/$name-python" ] || s3_bucket "$name-python"
+    zodb-convert --upload-blobs "$manifest" -w 4 --s3-bucket "$name-ours" --s3-endpoint-url "$S3_ENDPOINT" --s3-region us-east-1 || code=$?
+    [ "$code" = 0 ] || { echo "our upload: exit code $code"; return 1; }
+    "${ZODB_PYTHON%/*}/zodb-convert" --upload-blobs "$manifest" -w 4 --s3-bucket "$name-python" --s3-endpoint-url "$S3_ENDPOINT" || code=$?
+    [ "$code" = 0 ] || { echo "upload by the Python tool: exit code $code"; return 1; }
+    s3_same "$name-ours" "$name-python" || return 1
+    [ "$(s3_count "$name-ours")" = "$(wc -l <"$manifest")" ] || { echo "$(wc -l <"$manifest") lines, $(s3_count "$name-ours") objects"; return 1; }
+    [ "$(s3_count "$name-ours")" -gt 10 ]
+}
+
+manifest_of_python() {
+    local config=$SCRATCH/exchange.conf manifest=$SCRATCH/exchange-python.tsv
+    psql -X -q -d postgres -c "CREATE DATABASE exchange_python"
+    mkdir "$SCRATCH/exchange.tmp"
+    s3_bucket exchange-unused
+    cat >"$config" <<CONF
+%import zodb_pgjsonb
+<filestorage source>
+  path $SCRATCH/exchange.fs
+  blob-dir $SCRATCH/exchange.blobs
+</filestorage>
+<pgjsonb destination>
+  dsn dbname=exchange_python user=$PGUSER host=$PGHOST port=$PGPORT
+  cache-warm-pct 0
+  blob-temp-dir $SCRATCH/exchange.tmp
+  s3-bucket-name exchange-unused
+  s3-endpoint-url $S3_ENDPOINT
+</pgjsonb>
+CONF
+    "${ZODB_PYTHON%/*}/zodb-convert" -w 2 --deferred-blobs "$manifest" "$config" || return 1
+    [ "$(s3_count exchange-unused)" = 0 ] || { echo "the Python tool did not defer"; return 1; }
+    upload_both "$manifest" exchange-theirs
+}
+
+manifest_of_ours() {
+    local config=$SCRATCH/exchange.toml manifest=$SCRATCH/exchange-ours.tsv dsn="dbname=exchange_ours user=$PGUSER host=$PGHOST port=$PGPORT"
+    psql -X -q -d postgres -c "CREATE DATABASE exchange_ours"
+    s3_bucket exchange-ours-python
+    cat >"$config" <<TOML
+[source]
+type = "filestorage"
+path = "$SCRATCH/exchange.fs"
+blob-dir = "$SCRATCH/exchange.blobs"
+
+[destination]
+type = "pgjsonb"
+dsn = "$dsn"
+s3-bucket-name = "exchange-ours-python"
+s3-endpoint-url = "$S3_ENDPOINT"
+TOML
+    zodb-convert -q -w 2 --deferred-blobs "$manifest" "$config" || return 1
+    upload_both "$manifest" exchange-ours || return 1
+    scripts/oracle compare --source "$SCRATCH/exchange.fs" --blob-dir "$SCRATCH/exchange.blobs" --dsn "$dsn" \
+        --s3-endpoint-url "$S3_ENDPOINT" --s3-bucket exchange-ours-python
+}
+
+# blob_sizes takes blobs around every boundary through every way, the large ones
+# one database at a time. One blob that is too large for PostgreSQL is refused
+# without S3.
+blob_sizes() {
+    local data=$SCRATCH/sizes.fs way
+    pg_start max_wal_size=1GB
+    s3_start
+    "$ZODB_PYTHON" scripts/py/makeblobs.py "$data" "$SCRATCH/sizes.blobs" 0 1 100KB-1 100KB 5000000 5MB 5MB+1 300MB || return 1
+    all_ways "$data" 102400 --exercise
+    rm -rf "$data" "$SCRATCH/sizes.blobs"
+    data=$SCRATCH/largest.fs
+    "$ZODB_PYTHON" scripts/py/makeblobs.py "$data" "$SCRATCH/largest.blobs" 500MB || return 1
+    checked oracle_one "$data" false bytea 0
+    rm -rf "$data" "$SCRATCH/largest.blobs"
+    data=$SCRATCH/toolarge.fs
+    "$ZODB_PYTHON" scripts/py/makeblobs.py "$data" "$SCRATCH/toolarge.blobs" 512MB-1 512MB || return 1
+    checked refused_without_s3 "$data"
+    # With S3 it goes there, whatever the threshold.
+    checked oracle_one "$data" false inline 1073741824
+    rm -rf "$data" "$SCRATCH/toolarge.blobs"
+}
+
+# refused_without_s3 DATA lets the tool say, before it writes anything, which
+# blob is too large for PostgreSQL.
+refused_without_s3() {
+    local log=$SCRATCH/toolarge.log config=$SCRATCH/toolarge.toml code=0
+    psql -X -q -d postgres -c "CREATE DATABASE toolarge"
+    cat >"$config" <<TOML
+[source]
+type = "filestorage"
+path = "$1"
+blob-dir = "$(blob_dir "$1")"
+
+[destination]
+type = "pgjsonb"
+dsn = "dbname=toolarge user=$PGUSER host=$PGHOST port=$PGPORT"
+TOML
+    zodb-convert "$config" >"$log" 2>&1 || code=$?
+    cat "$log"
+    [ "$code" = 1 ] || { echo "exit code $code instead of 1"; return 1; }
+    [ "$(psql -X -At -d toolarge -c "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace")" = 0 ] ||
+        { echo "something was written"; return 1; }
+    grep -q 536870912 "$log" || grep -qE '512(\.0)? ?M' "$log" || { echo "the size is not told"; return 1; }
+    psql -X -q -d postgres -c "DROP DATABASE toolarge"
 }
 
 oracle_testdata() {

@@ -7,7 +7,7 @@
 s3_start() {
     local dir port try
     command -v versitygw >/dev/null || die "versitygw is missing; run scripts/setup s3"
-    export AWS_ACCESS_KEY_ID=oracle AWS_SECRET_ACCESS_KEY=AKeyThatNobodyMaySee AWS_DEFAULT_REGION=us-east-1 AWS_REGION=us-east-1
+    export AWS_ACCESS_KEY_ID=AKeyOfOurOwn AWS_SECRET_ACCESS_KEY=AKeyThatNobodyMaySee AWS_DEFAULT_REGION=us-east-1 AWS_REGION=us-east-1
     unset AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3 AWS_CA_BUNDLE
     dir=$(mktemp -d "$SCRATCH/s3.XXXXXX")
     S3_DIR=$dir/buckets
@@ -44,6 +44,13 @@ free_port() {
 s3_bucket() {
     "$ZODB_PYTHON" -c 'import boto3, sys; boto3.client("s3", endpoint_url=sys.argv[1]).create_bucket(Bucket=sys.argv[2])' "$S3_ENDPOINT" "$1"
 }
+
+# s3_same NAME NAME tells whether two buckets hold the same objects. The server
+# keeps an object as a file, and uploads that are under way in .sgwtmp.
+s3_same() { diff -r -q -x .sgwtmp "$S3_DIR/$1" "$S3_DIR/$2"; }
+
+# s3_count NAME prints how many objects a bucket holds.
+s3_count() { find "$S3_DIR/$1" -path '*/.sgwtmp' -prune -o -type f -print | wc -l; }
 
 # s3_drop NAME removes a bucket and all that is in it.
 s3_drop() { rm -rf "${S3_DIR:?}/$1"; }
