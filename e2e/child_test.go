@@ -54,7 +54,7 @@ func convert(spec string) error {
 		return err
 	}
 	ctx := context.Background()
-	src, err := filestorage.Open(ctx, c.Source)
+	src, err := filestorage.Open(ctx, c.Source, filestorage.Options{})
 	if err != nil {
 		return err
 	}

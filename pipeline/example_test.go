@@ -12,7 +12,7 @@ import (
 
 func ExampleRun() {
 	ctx := context.Background()
-	src, err := filestorage.Open(ctx, "../testdata/plone.fs")
+	src, err := filestorage.Open(ctx, "../testdata/plone.fs", filestorage.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}

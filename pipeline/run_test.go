@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 // convert runs one conversion of a database in testdata.
 func convert(t *testing.T, ctx context.Context, path, dsn string, history bool, opts pipeline.Options) (*pipeline.Report, error) {
 	t.Helper()
-	src, err := filestorage.Open(ctx, path)
+	src, err := filestorage.Open(ctx, path, filestorage.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 
 // openSource opens what [source] names.
 func openSource(ctx context.Context, c *config.Config) (source.Source, error) {
-	return filestorage.Open(ctx, c.Source.Path)
+	return filestorage.Open(ctx, c.Source.Path, filestorage.Options{BlobDir: c.Source.BlobDir})
 }
 
 // openDestination opens what [destination] names. Open does not ask the server

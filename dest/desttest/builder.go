@@ -110,7 +110,7 @@ func (b *Builder) Source(t testing.TB) source.Source {
 	if err := os.WriteFile(path, b.file, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	src, err := filestorage.Open(t.Context(), path)
+	src, err := filestorage.Open(t.Context(), path, filestorage.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func BenchmarkConvert(b *testing.B) {
 		b.StopTimer()
 		d := newDatabase(b)
 		dst := d.Open(b, false)
-		src, err := filestorage.Open(context.Background(), path)
+		src, err := filestorage.Open(context.Background(), path, filestorage.Options{})
 		if err != nil {
 			b.Fatal(err)
 		}

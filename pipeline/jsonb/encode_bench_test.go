@@ -30,7 +30,7 @@ func siteRecords(b *testing.B) [][]byte {
 		path = "../../testdata/plone.fs"
 	}
 	ctx := b.Context()
-	src, err := filestorage.Open(ctx, path)
+	src, err := filestorage.Open(ctx, path, filestorage.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

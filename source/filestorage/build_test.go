@@ -180,7 +180,7 @@ func file(t testing.TB, b []byte) string {
 
 func open(t testing.TB, path string) *filestorage.Source {
 	t.Helper()
-	s, err := filestorage.Open(t.Context(), path)
+	s, err := filestorage.Open(t.Context(), path, filestorage.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

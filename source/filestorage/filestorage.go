@@ -68,6 +68,7 @@ import (
 	"sync"
 
 	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/source/blobdir"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
@@ -90,6 +91,8 @@ type Source struct {
 	f    *os.File
 	stat fs.FileInfo
 
+	blobs *blobdir.Dir // nil if none was given
+
 	scan *scan // what was scanned so far; nil before the first Scan
 
 	segments  sync.Pool // *segment
@@ -110,9 +113,15 @@ func (e *ChangedError) Error() string {
 	return fmt.Sprintf("%s: is not the database that was read up to offset %d before: %s; it was packed, truncated or replaced meanwhile", e.Path, e.End, e.Problem)
 }
 
+// Options control Open.
+type Options struct {
+	// BlobDir is the blob directory of the database, "" if it has none.
+	BlobDir string
+}
+
 // Open opens a Data.fs for reading. An empty file is an empty database, as it
 // is for ZODB; Scan says so in a warning.
-func Open(ctx context.Context, path string) (*Source, error) {
+func Open(ctx context.Context, path string, opts Options) (*Source, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -135,6 +144,9 @@ func Open(ctx context.Context, path string) (*Source, error) {
 	}
 	if err == nil {
 		_, err = s.magic()
+	}
+	if err == nil && opts.BlobDir != "" {
+		s.blobs, err = blobdir.Open(ctx, opts.BlobDir)
 	}
 	if err != nil {
 		f.Close()

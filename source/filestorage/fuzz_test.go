@@ -89,7 +89,7 @@ func allocated() uint64 {
 }
 
 func scanFile(t *testing.T, path string) (*filestorage.Source, *source.Info, error) {
-	s, err := filestorage.Open(t.Context(), path)
+	s, err := filestorage.Open(t.Context(), path, filestorage.Options{})
 	if err != nil {
 		return nil, nil, notFileStorage{err}
 	}

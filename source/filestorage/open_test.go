@@ -49,7 +49,7 @@ func TestOpenSaysWhatItIsInsteadOfADataFS(t *testing.T) {
 		{write("FS20", "FS20 and more"), `starts with "FS20"`},
 		{filepath.Join(write("file", "FS30"), "Data.fs"), "not a directory"},
 	} {
-		s, err := filestorage.Open(t.Context(), c.path)
+		s, err := filestorage.Open(t.Context(), c.path, filestorage.Options{})
 		if err == nil {
 			s.Close()
 			t.Errorf("%s was opened", c.path)
@@ -97,7 +97,7 @@ func TestOpenWithoutPermission(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, err := filestorage.Open(t.Context(), path)
+	_, err := filestorage.Open(t.Context(), path, filestorage.Options{})
 	if err == nil || !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "may not read it") {
 		t.Errorf("got %v", err)
 	}
