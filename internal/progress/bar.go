@@ -32,9 +32,10 @@ const (
 )
 
 func (b *bar) draw(s Status) {
-	if b.shown == nil || b.phase != s.Phase || b.total != s.Total {
+	done, total := s.work()
+	if b.shown == nil || b.phase != s.Phase || b.total != total {
 		b.end()
-		b.start(s)
+		b.start(s.Phase, total)
 	}
 	defer b.flush()
 	room := b.width() - besideBar
@@ -43,14 +44,13 @@ func (b *bar) draw(s Status) {
 		return
 	}
 	// At its full length the bar would count as finished and not be cleared.
-	b.shown.Set64(min(s.Done, s.Total-1))
-	text := string(s.Phase) + "  " + Bytes(s.Done) + " of " + Bytes(s.Total) + rates(s)
-	b.shown.Describe(clip(text, room-barWidth))
+	b.shown.Set64(min(done, total-1))
+	text := string(s.Phase) + "  " + Bytes(done) + " of " + Bytes(total)
+	b.shown.Describe(clip(text+rates(s, room-barWidth-len(text)), room-barWidth))
 }
 
-func (b *bar) start(s Status) {
-	b.phase, b.total = s.Phase, s.Total
-	total := s.Total
+func (b *bar) start(phase pipeline.Phase, total int64) {
+	b.phase, b.total = phase, total
 	if total == 0 {
 		total = -1 // a spinner
 	}

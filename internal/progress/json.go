@@ -37,14 +37,18 @@ func head(event string, at time.Time) Head {
 // and "report" (after SIGUSR1).
 type StatusLine struct {
 	Head
-	Phase          string     `json:"phase" doc:"scan, prepare, load, finish, catch up, done; empty before the first"`
+	Phase          string     `json:"phase" doc:"scan, prepare, load, finish, catch up, upload, done; empty before the first"`
 	Elapsed        float64    `json:"elapsed" doc:"seconds since the phase started"`
 	Bytes          int64      `json:"bytes" doc:"of the source, done in this phase"`
 	TotalBytes     int64      `json:"total_bytes" doc:"of the source, to be done in this phase; 0 if unknown"`
 	EarlierBytes   int64      `json:"earlier_bytes" doc:"part of bytes that an earlier, interrupted start did"`
 	Objects        int64      `json:"objects" doc:"objects and older revisions written so far"`
 	Rejected       int64      `json:"rejected" doc:"records rejected so far"`
-	BytesPerSecond int64      `json:"bytes_per_second" doc:"smoothed"`
+	BlobBytes      int64      `json:"blob_bytes" doc:"of blobs, written or uploaded in this phase"`
+	TotalBlobBytes int64      `json:"total_blob_bytes" doc:"of blobs, to be written or uploaded at most; 0 if unknown"`
+	Uploads        int64      `json:"uploads" doc:"blobs uploaded in the phase upload, of whose blobs bytes and total_bytes are then"`
+	TotalUploads   int64      `json:"total_uploads" doc:"blobs to be uploaded in the phase upload"`
+	BytesPerSecond int64      `json:"bytes_per_second" doc:"smoothed; source and blobs"`
 	ObjectsPerSec  int64      `json:"objects_per_second" doc:"smoothed"`
 	SecondsLeft    *float64   `json:"seconds_left" doc:"null while it is not known"`
 	Steps          []StepTime `json:"steps" doc:"steps that are running"`
@@ -99,6 +103,17 @@ type SummaryLine struct {
 	NewCodecClasses   []string         `json:"new_codec_classes" doc:"the first classes among them"`
 	Metadata          int64            `json:"escaped_metadata" doc:"transactions whose user or description had to be escaped"`
 	Escaped           []EscapedEntry   `json:"escaped" doc:"the first of them"`
+	Blobs             int64            `json:"blobs" doc:"blobs written to PostgreSQL"`
+	BlobBytes         int64            `json:"blob_bytes" doc:"their bytes"`
+	S3Blobs           int64            `json:"s3_blobs" doc:"blobs whose rows name an object in S3, uploaded or listed in the manifest"`
+	S3Bytes           int64            `json:"s3_bytes" doc:"their bytes"`
+	MissingBlobs      int64            `json:"missing_blobs" doc:"blobs that were not found or could not be read"`
+	Missing           []MissingEntry   `json:"missing" doc:"the first of them"`
+	BlobDir           string           `json:"blob_dir" doc:"where the source's blobs were looked for"`
+	OrphanBlobs       int64            `json:"orphan_blobs" doc:"blob files that no record refers to; they are left out"`
+	Manifest          string           `json:"manifest" doc:"the file that lists the blobs still to be uploaded"`
+	Owed              int64            `json:"owed" doc:"how many it lists"`
+	OwedBytes         int64            `json:"owed_bytes" doc:"their bytes"`
 	SourceBytes       int64            `json:"source_bytes" doc:"of the source"`
 	PickleBytes       int64            `json:"pickle_bytes" doc:"of pickles decoded"`
 	StateBytes        int64            `json:"state_bytes" doc:"of JSON written"`
@@ -108,7 +123,7 @@ type SummaryLine struct {
 	Workers           int              `json:"workers" doc:"as used"`
 	Growth            GrowthEntry      `json:"growth" doc:"what the source got since its end was fixed"`
 	Rejects           []RejectEntry    `json:"rejects" doc:"the first rejected records"`
-	RejectsFile       string           `json:"rejects_file" doc:"the file that lists all of them"`
+	RejectsFile       string           `json:"rejects_file" doc:"the file that lists all of them, and all missing blobs"`
 	Notes             []string         `json:"notes" doc:"sentences"`
 	Next              []string         `json:"next" doc:"what to do now"`
 }
@@ -143,6 +158,15 @@ type RejectEntry struct {
 	Reason string `json:"reason" doc:"a sentence"`
 }
 
+// MissingEntry is one of "missing".
+type MissingEntry struct {
+	OID    string `json:"oid" doc:"of the blob"`
+	TID    string `json:"tid" doc:"of its transaction"`
+	Offset int64  `json:"offset" doc:"where its record stands in the source"`
+	Path   string `json:"path" doc:"where it was looked for"`
+	Reason string `json:"reason" doc:"the rest of the sentence: the blob file PATH ..."`
+}
+
 // Every is 5 seconds.
 func (*JSON) Every() time.Duration { return linesEvery }
 
@@ -156,6 +180,8 @@ func (j *JSON) status(event string, s Status) {
 		Head: head(event, s.Now), Phase: string(s.Phase),
 		Bytes: s.Done, TotalBytes: s.Total, EarlierBytes: s.Earlier,
 		Objects: s.Objects, Rejected: s.Rejected,
+		BlobBytes: s.BlobBytes, TotalBlobBytes: s.BlobTotal,
+		Uploads: s.Uploads, TotalUploads: s.UploadTotal,
 		BytesPerSecond: int64(s.ByteRate + 0.5), ObjectsPerSec: int64(s.ObjectRate + 0.5),
 		Steps: []StepTime{},
 	}
@@ -197,6 +223,10 @@ func (j *JSON) Summary(s *Summary) {
 		Superseded: t.Superseded, Dropped: t.Dropped, Rejected: t.Rejected,
 		Forms: t.Forms, NewCodec: t.NewCodec, NewCodecClasses: orEmpty(t.NewCodecClasses),
 		Metadata: t.Metadata, Escaped: []EscapedEntry{},
+		Blobs: t.Blobs, BlobBytes: t.BlobBytes, S3Blobs: t.S3Blobs, S3Bytes: t.S3Bytes,
+		MissingBlobs: s.missing(), Missing: []MissingEntry{},
+		BlobDir: r.Source.BlobDir, OrphanBlobs: r.Source.OrphanBlobs,
+		Manifest: r.Manifest, Owed: r.Owed, OwedBytes: r.OwedBytes,
 		SourceBytes: t.SourceBytes, PickleBytes: t.PickleBytes, StateBytes: t.StateBytes,
 		Elapsed: s.Elapsed.Seconds(), Phases: []PhaseEntry{},
 		PeakMemory: r.PeakMemory, Workers: s.Workers,
@@ -212,6 +242,10 @@ func (j *JSON) Summary(s *Summary) {
 	}
 	for _, p := range s.phaseTimes() {
 		line.Phases = append(line.Phases, PhaseEntry{Phase: string(p.Phase), Took: p.Took.Seconds(), Bytes: p.Bytes})
+	}
+	for _, m := range r.MissingBlobs {
+		line.Missing = append(line.Missing, MissingEntry{
+			OID: m.OID.String(), TID: m.TID.String(), Offset: m.Pos, Path: m.Path, Reason: m.Reason})
 	}
 	for _, e := range r.Rejects {
 		line.Rejects = append(line.Rejects, RejectEntry{

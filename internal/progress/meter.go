@@ -25,6 +25,8 @@ type meter struct {
 	since                time.Time
 	done, total, earlier int64
 	objects, rejected    int64
+	blobs, blobTotal     int64
+	uploads, uploadTotal int64
 	steps                []RunningStep
 
 	// The last sample: what was done when.
@@ -48,6 +50,8 @@ func (m *meter) progress(ev pipeline.Event) {
 	}
 	m.done, m.total, m.earlier = ev.Done, ev.Total, ev.Earlier
 	m.objects, m.rejected = ev.Objects, ev.Rejected
+	m.blobs, m.blobTotal = ev.BlobBytes, ev.BlobTotal
+	m.uploads, m.uploadTotal = ev.Uploads.Done, ev.Uploads.Total
 	m.sample(ev.Time)
 }
 
@@ -68,11 +72,12 @@ func (m *meter) sample(now time.Time) {
 	if !m.counting || took < sampleMin {
 		return
 	}
-	m.bytes.add(float64(m.done-m.sampledBytes)/took.Seconds(), took)
+	done := m.done + m.blobs
+	m.bytes.add(float64(done-m.sampledBytes)/took.Seconds(), took)
 	m.items.add(float64(m.objects-m.sampledObjects)/took.Seconds(), took)
-	m.sampled, m.sampledBytes, m.sampledObjects = now, m.done, m.objects
+	m.sampled, m.sampledBytes, m.sampledObjects = now, done, m.objects
 	if speed := m.bytes.value(); m.total > 0 && speed > 0 && now.Sub(m.since) >= leftAfter {
-		m.end.see(now, float64(m.total-m.done)/speed, took)
+		m.end.see(now, float64(max(m.total+m.blobTotal-done, 0))/speed, took)
 	}
 }
 
@@ -81,6 +86,8 @@ func (m *meter) status(now time.Time) Status {
 		Phase: m.phase, Since: m.since, Now: now,
 		Done: m.done, Total: m.total, Earlier: m.earlier,
 		Objects: m.objects, Rejected: m.rejected,
+		BlobBytes: m.blobs, BlobTotal: m.blobTotal,
+		Uploads: m.uploads, UploadTotal: m.uploadTotal,
 		ByteRate: m.bytes.value(), ObjectRate: m.items.value(),
 		Left:  m.end.left(now),
 		Steps: slices.Clone(m.steps),

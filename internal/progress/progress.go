@@ -48,14 +48,30 @@ type Status struct {
 	// interrupted start did. Total is 0 where it is not known.
 	Done, Total, Earlier int64
 	Objects, Rejected    int64
+	// Bytes of blobs, beside those of Done and Total.
+	BlobBytes, BlobTotal int64
+	// Uploads, in the phase of uploads only: Done and Total are then bytes of
+	// blobs.
+	Uploads, UploadTotal int64
 
-	// Smoothed rates of this start, in bytes and objects a second.
+	// Smoothed rates of this start, in bytes (blobs included) and objects a
+	// second.
 	ByteRate, ObjectRate float64
 	// Left is the time that the rest will take; negative: not known yet.
 	Left time.Duration
 
 	// Steps are those that are running.
 	Steps []RunningStep
+}
+
+// work is what the phase has done and has to do, in bytes of any kind.
+func (s *Status) work() (done, total int64) {
+	if s.Total == 0 {
+		return s.Done + s.BlobBytes, 0
+	}
+	// There may be fewer blobs than were counted, and never more; still, a bar
+	// must not run over.
+	return s.Done + min(s.BlobBytes, s.BlobTotal), s.Total + s.BlobTotal
 }
 
 // RunningStep is a step that has started and is not done.

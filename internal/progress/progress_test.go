@@ -165,6 +165,9 @@ func TestBarStaysWithinTheTerminal(t *testing.T) {
 					t.Errorf("\n got %q\nwant %q", lines[0], want)
 				}
 			}
+			if width == 80 && !strings.HasSuffix(lines[0], "load  42 GB of 96 GB  71 MB/s  23m00s left") {
+				t.Errorf("the time left is cut off: %q", lines[0])
+			}
 			b.draw(Status{Phase: pipeline.Finishing, Left: -1,
 				Steps: []RunningStep{{Name: "index idx_os_class"}, {Name: "index idx_os_refs"}}})
 			if _, wrapped := screen(out.String(), width); wrapped {
@@ -256,6 +259,30 @@ func TestTimeLeftDoesNotJump(t *testing.T) {
 	if up > 5 {
 		t.Errorf("the time left rose %d times while the speed stayed the same on average", up)
 	}
+}
+
+func TestBlobsCountForTheBarAndTheTimeLeft(t *testing.T) {
+	var m meter
+	at := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	m.start(pipeline.Event{Phase: pipeline.Loading, Total: 100 * mb, Time: at})
+	for i := range int64(100) {
+		at = at.Add(100 * time.Millisecond)
+		m.progress(pipeline.Event{Time: at, Done: (i + 1) * mb / 2, Total: 100 * mb, BlobBytes: (i + 1) * 2 * mb, BlobTotal: 900 * mb})
+	}
+	s := m.status(at)
+	if done, total := s.work(); done != 250*mb || total != 1000*mb || percent(s) != "25%" {
+		t.Errorf("%d of %d, %s", done/mb, total/mb, percent(s))
+	}
+	if s.Left < 30*time.Second || s.Left > 31*time.Second {
+		t.Errorf("%v left, want 30s", s.Left)
+	}
+	var out bytes.Buffer
+	p := NewText(&out, false)
+	p.Update(s)
+	p.Report(s)
+	p.PhaseEnded(s)
+	p.Update(Status{Phase: pipeline.Uploading, Done: 5 * mb, Total: 10 * mb, Uploads: 3, UploadTotal: 1200, ByteRate: mb, Left: time.Minute})
+	golden(t, "blobs.golden", out.String())
 }
 
 func TestAStandstillShows(t *testing.T) {

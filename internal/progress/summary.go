@@ -18,7 +18,7 @@ type Outcome string
 const (
 	Complete Outcome = "complete" // the destination is the source
 	DryRun   Outcome = "dry run"  // everything was decoded, nothing written
-	Rejected Outcome = "rejected" // stopped before finishing: rejected records
+	Rejected Outcome = "rejected" // stopped before finishing: rejected records or missing blobs
 )
 
 // Summary is what came of a run.
@@ -50,6 +50,7 @@ func (s *Summary) Text() string {
 	s.codec(&b)
 	s.metadata(&b)
 	s.rejects(&b)
+	s.missingBlobs(&b)
 	paragraph(&b, "Notes", s.Report.Notes)
 	paragraph(&b, "Next", s.Next)
 	return strings.TrimSuffix(b.String(), "\n")
@@ -62,20 +63,53 @@ func (s *Summary) title() string {
 	case DryRun:
 		return fmt.Sprintf("Dry run: %s was read and decoded, nothing was written to %s.", from, to)
 	case Rejected:
-		verb := "were"
-		if r.Totals.Rejected == 1 {
-			verb = "was"
-		}
-		return fmt.Sprintf("Not finished: %s of %s %s rejected. %s is incomplete.",
-			Plural(r.Totals.Rejected, "record"), from, verb, to)
+		return fmt.Sprintf("Not finished: %s. %s is incomplete.", s.faults(from), to)
 	}
 	if r.Totals.Transactions == 0 && r.Source.Transactions > 0 {
 		return fmt.Sprintf("Done: nothing was new, %s is in %s.", from, to)
 	}
+	var but []string
 	if r.Totals.Rejected > 0 {
-		return fmt.Sprintf("Done: %s is in %s, but for %s.", from, to, Plural(r.Totals.Rejected, "rejected record"))
+		but = append(but, Plural(r.Totals.Rejected, "rejected record"))
+	}
+	if r.Totals.MissingBlobs > 0 {
+		but = append(but, Plural(r.Totals.MissingBlobs, "missing blob"))
+	}
+	if r.Owed > 0 {
+		but = append(but, fmt.Sprintf("%s that %s lists", Plural(r.Owed, "upload"), manifestName(r)))
+	}
+	if len(but) > 0 {
+		return fmt.Sprintf("Done: %s is in %s, but for %s.", from, to, strings.Join(but, " and "))
 	}
 	return fmt.Sprintf("Done: %s is in %s.", from, to)
+}
+
+// faults says what keeps a run from being finished.
+func (s *Summary) faults(source string) string {
+	var parts []string
+	part := func(n int64, noun, one, many string) {
+		if n == 0 {
+			return
+		}
+		verb, of := many, ""
+		if n == 1 {
+			verb = one
+		}
+		if parts == nil {
+			of = " of " + source
+		}
+		parts = append(parts, Plural(n, noun)+of+" "+verb)
+	}
+	part(s.Report.Totals.Rejected, "record", "was rejected", "were rejected")
+	part(s.Report.Totals.MissingBlobs, "blob", "is missing", "are missing")
+	return strings.Join(parts, " and ")
+}
+
+func manifestName(r *pipeline.Report) string {
+	if r.Manifest == pipeline.ToStdout {
+		return "the output"
+	}
+	return r.Manifest
 }
 
 // row writes one line of the table.
@@ -103,8 +137,44 @@ func (s *Summary) counts(b *strings.Builder) {
 		row(b, "dropped", Count(t.Dropped), "written again later in the same transaction")
 	}
 	row(b, "rejected", Count(t.Rejected), rejectsRemark(r))
+	s.blobs(b)
 	row(b, "special forms", Count(sum(t.Forms)), "")
 	row(b, "source", Bytes(t.SourceBytes), sizes(t))
+}
+
+// blobs are left out where there are none.
+func (s *Summary) blobs(b *strings.Builder) {
+	r, t := s.Report, &s.Report.Totals
+	if s.Outcome == DryRun {
+		if r.Source.Blobs > 0 {
+			row(b, "blobs", Count(r.Source.Blobs), strings.TrimSuffix(Bytes(r.Source.BlobBytes)+", older revisions included; in "+r.Source.BlobDir, "; in "))
+		}
+	} else {
+		if t.Blobs > 0 {
+			row(b, "blobs", Count(t.Blobs), Bytes(t.BlobBytes)+" in PostgreSQL")
+		}
+		if t.S3Blobs > 0 {
+			row(b, "blobs", Count(t.S3Blobs), Bytes(t.S3Bytes)+" in S3")
+		}
+		if r.Manifest != "" {
+			row(b, "to be uploaded", Count(r.Owed), Bytes(r.OwedBytes)+", listed in "+manifestName(r))
+		}
+	}
+	if n := s.missing(); n > 0 {
+		row(b, "missing blobs", Count(n), rejectsRemark(r))
+	}
+	if r.Source.OrphanBlobs > 0 {
+		row(b, "orphan blobs", Count(r.Source.OrphanBlobs), "files that no record refers to; they are left out")
+	}
+}
+
+// missing is how many blobs are missing. A dry run opens none: it tells what the
+// scan found.
+func (s *Summary) missing() int64 {
+	if s.Outcome == DryRun {
+		return s.Report.Source.MissingBlobs
+	}
+	return s.Report.Totals.MissingBlobs
 }
 
 func rejectsRemark(r *pipeline.Report) string {
@@ -273,6 +343,24 @@ func (s *Summary) rejects(b *strings.Builder) {
 		wrap(b, fmt.Sprintf("oid %v, tid %v, at %d, %s: %s", j.OID, j.TID, j.Pos, class, j.Reason), "  ")
 	}
 	if rest := n - int64(min(len(s.Report.Rejects), dest.ListMax)); rest > 0 {
+		fmt.Fprintf(b, "  ... and %s more\n", Count(rest))
+	}
+	b.WriteString("\n")
+}
+
+func (s *Summary) missingBlobs(b *strings.Builder) {
+	list := s.Report.MissingBlobs
+	if len(list) == 0 {
+		return
+	}
+	b.WriteString("Missing blobs\n")
+	for _, m := range list[:min(len(list), dest.ListMax)] {
+		wrap(b, fmt.Sprintf("oid %v, tid %v, at %d: the blob file %s", m.OID, m.TID, m.Pos, m.Reason), "  ")
+		if m.Path != "" {
+			wrap(b, "  "+m.Path, "  ")
+		}
+	}
+	if rest := s.missing() - int64(min(len(list), dest.ListMax)); rest > 0 {
 		fmt.Fprintf(b, "  ... and %s more\n", Count(rest))
 	}
 	b.WriteString("\n")

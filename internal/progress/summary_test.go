@@ -73,6 +73,19 @@ func example() *Summary {
 		Next: []string{"The source has got 17 transactions since. To add what is new:", "  zodb-convert -w 8 --incremental migrate.toml"}}
 }
 
+// withBlobs is a run with blobs of every kind.
+func withBlobs(s *Summary) {
+	r := s.Report
+	r.Source.Blobs, r.Source.BlobBytes, r.Source.BlobDir = 700, 5<<30, "/srv/plone/var/blobstorage"
+	r.Source.MissingBlobs, r.Source.OrphanBlobs = 12, 3
+	r.Totals.Blobs, r.Totals.BlobBytes, r.Totals.S3Blobs, r.Totals.S3Bytes, r.Totals.MissingBlobs = 400, 20*mb, 80, 4<<30, 12
+	r.Manifest, r.Owed, r.OwedBytes = "owed.tsv", 80, 4<<30
+	for i := range dest.ListMax {
+		r.MissingBlobs = append(r.MissingBlobs, dest.MissingBlob{OID: zodb.OID(i), TID: 5, Pos: 77,
+			Path: "/srv/plone/var/blobstorage/0x00/0x00/0x00/0x00/0x00/0x00/0x00/0x01/0x0000000000000005.blob", Reason: "is missing"})
+	}
+}
+
 func TestSummaryText(t *testing.T) {
 	plain := func() *Summary {
 		return &Summary{Outcome: Complete, Workers: 2, Elapsed: 1500 * time.Millisecond, Report: &pipeline.Report{
@@ -100,6 +113,20 @@ func TestSummaryText(t *testing.T) {
 		{"rejected", func(s *Summary) *Summary {
 			s.Outcome, s.Report.Totals.Rejected = Rejected, 1
 			s.Report.Rejects = []dest.Reject{{OID: 1, TID: 2, Pos: 3, Class: "a.B", Reason: "no form"}}
+			return s
+		}},
+		{"blobs", func(s *Summary) *Summary {
+			withBlobs(s)
+			return s
+		}},
+		{"missing-blobs", func(s *Summary) *Summary {
+			withBlobs(s)
+			s.Outcome, s.Report.Totals.Rejected = Rejected, 1
+			return s
+		}},
+		{"dry-run-blobs", func(s *Summary) *Summary {
+			withBlobs(s)
+			s.Outcome, s.Report.Totals, s.Report.MissingBlobs = DryRun, dest.Result{Transactions: 2, Objects: 3}, nil
 			return s
 		}},
 		{"nothing-new", func(s *Summary) *Summary {

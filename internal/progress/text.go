@@ -69,7 +69,13 @@ func (t *Text) PhaseEnded(s Status) {
 		if s.Earlier > 0 {
 			parts = append(parts, Bytes(s.Earlier)+" of them earlier")
 		}
-		if mean := float64(s.Done-s.Earlier) / took.Seconds(); took > 0 && mean >= 1 {
+		if s.BlobBytes > 0 {
+			parts = append(parts, Bytes(s.BlobBytes)+" of blobs")
+		}
+		if s.UploadTotal > 0 {
+			parts = append(parts, fmt.Sprintf("%s of %s", Count(s.Uploads), Plural(s.UploadTotal, "blob")))
+		}
+		if mean := float64(s.Done-s.Earlier+s.BlobBytes) / took.Seconds(); took > 0 && mean >= 1 {
 			parts = append(parts, Bytes(int64(mean))+"/s")
 		}
 	}
@@ -107,12 +113,12 @@ func (t *Text) Report(s Status) {
 	}
 	fmt.Fprintf(&b, "  phase     %s, for %s\n", s.Phase, Duration(s.Now.Sub(s.Since)))
 	if s.Total > 0 {
-		fmt.Fprintf(&b, "  source    %s of %s (%s)", Bytes(s.Done), Bytes(s.Total), percent(s))
-		if s.Earlier > 0 {
-			fmt.Fprintf(&b, ", %s of them earlier", Bytes(s.Earlier))
+		if s.UploadTotal > 0 {
+			fmt.Fprintf(&b, "  uploads   %s of %s, %s of %s (%s)\n", Count(s.Uploads), Count(s.UploadTotal), Bytes(s.Done), Bytes(s.Total), percent(s))
+			fmt.Fprintf(&b, "  rate      %s/s\n", Bytes(int64(s.ByteRate)))
+		} else {
+			t.loaded(&b, s)
 		}
-		fmt.Fprintf(&b, "\n  objects   %s, %s rejected\n", Count(s.Objects), Count(s.Rejected))
-		fmt.Fprintf(&b, "  rate      %s/s, %s objects/s\n", Bytes(int64(s.ByteRate)), Count(int64(s.ObjectRate)))
 		left := "not known yet"
 		if s.Left >= 0 {
 			left = "about " + leftText(s.Left)
@@ -123,6 +129,22 @@ func (t *Text) Report(s Status) {
 		fmt.Fprintf(&b, "  step      %s, for %s\n", step.Name, Duration(s.Now.Sub(step.Since)))
 	}
 	t.line("%s", strings.TrimSuffix(b.String(), "\n"))
+}
+
+// loaded tells how far a phase is that reads the source.
+func (t *Text) loaded(b *strings.Builder, s Status) {
+	fmt.Fprintf(b, "  source    %s of %s", Bytes(s.Done), Bytes(s.Total))
+	if s.BlobTotal == 0 {
+		fmt.Fprintf(b, " (%s)", percent(s))
+	}
+	if s.Earlier > 0 {
+		fmt.Fprintf(b, ", %s of them earlier", Bytes(s.Earlier))
+	}
+	if s.BlobTotal > 0 {
+		fmt.Fprintf(b, "\n  blobs     %s of %s or less (%s of all)", Bytes(s.BlobBytes), Bytes(s.BlobTotal), percent(s))
+	}
+	fmt.Fprintf(b, "\n  objects   %s, %s rejected\n", Count(s.Objects), Count(s.Rejected))
+	fmt.Fprintf(b, "  rate      %s/s, %s objects/s\n", Bytes(int64(s.ByteRate)), Count(int64(s.ObjectRate)))
 }
 
 func (t *Text) Summary(s *Summary) { t.line("%s", s.Text()) }
@@ -145,6 +167,8 @@ func heading(p pipeline.Phase) string {
 		return "load: decoding and writing"
 	case pipeline.Finishing:
 		return "finish: keys, indexes and statistics"
+	case pipeline.Uploading:
+		return "upload: blobs that are owed to S3"
 	case pipeline.CatchingUp:
 		return "catch up: what the source got since"
 	}
@@ -156,7 +180,8 @@ func statusLine(s Status) string {
 	if s.Total == 0 {
 		return fmt.Sprintf("%s  %s", s.Phase, running(s))
 	}
-	return fmt.Sprintf("%s %s  %s of %s%s", s.Phase, percent(s), Bytes(s.Done), Bytes(s.Total), rates(s))
+	done, total := s.work()
+	return fmt.Sprintf("%s %s  %s of %s%s", s.Phase, percent(s), Bytes(done), Bytes(total), rates(s, 1000))
 }
 
 // running tells about a phase without a total.
@@ -171,21 +196,34 @@ func running(s Status) string {
 	return text
 }
 
-func rates(s Status) string {
-	text := ""
-	if s.ByteRate >= 1 {
-		text += fmt.Sprintf("  %s/s", Bytes(int64(s.ByteRate)))
-	}
-	if s.ObjectRate >= 1 {
-		text += fmt.Sprintf("  %s objects/s", Count(int64(s.ObjectRate)))
+// rates gives what fits into a width. The time left is what people look for, so
+// that the other parts go first.
+func rates(s Status, width int) string {
+	const left, rejected, uploads, bytes, objects = 0, 1, 2, 3, 4 // by importance
+	var parts [5]string
+	if s.Left >= 0 {
+		parts[left] = fmt.Sprintf("  %s left", leftText(s.Left))
 	}
 	if s.Rejected > 0 {
-		text += fmt.Sprintf("  %s rejected", Count(s.Rejected))
+		parts[rejected] = fmt.Sprintf("  %s rejected", Count(s.Rejected))
 	}
-	if s.Left >= 0 {
-		text += fmt.Sprintf("  %s left", leftText(s.Left))
+	if s.UploadTotal > 0 {
+		parts[uploads] = fmt.Sprintf("  %s of %s blobs", Count(s.Uploads), Count(s.UploadTotal))
 	}
-	return text
+	if s.ByteRate >= 1 {
+		parts[bytes] = fmt.Sprintf("  %s/s", Bytes(int64(s.ByteRate)))
+	}
+	if s.ObjectRate >= 1 {
+		parts[objects] = fmt.Sprintf("  %s objects/s", Count(int64(s.ObjectRate)))
+	}
+	for i, p := range parts {
+		if len(p) > width && i > 0 {
+			parts[i] = ""
+			continue
+		}
+		width -= len(p)
+	}
+	return parts[uploads] + parts[bytes] + parts[objects] + parts[rejected] + parts[left]
 }
 
 // leftText is Duration without fractions, which a forecast has not.
@@ -198,8 +236,9 @@ func leftText(d time.Duration) string {
 
 // percent never says 100 % before everything is done.
 func percent(s Status) string {
-	if s.Total <= 0 {
+	done, total := s.work()
+	if total <= 0 {
 		return "0%"
 	}
-	return fmt.Sprintf("%d%%", int64(float64(s.Done)/float64(s.Total)*100))
+	return fmt.Sprintf("%d%%", int64(float64(done)/float64(total)*100))
 }
