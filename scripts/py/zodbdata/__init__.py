@@ -4,5 +4,6 @@
     log        a FileStorage whose transactions have fixed tids
     content    made-up documents
     profiles   what each database contains
+    blobs      databases with blobs
     dump       what the real FileStorage reads in a file, as JSON lines
 """

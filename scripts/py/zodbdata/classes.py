@@ -71,6 +71,7 @@ Entry = _standin("shop.orders.Entry", _PersistentPlain)
 Node = _standin("shop.orders.Node", _PersistentPlain)
 RichTextValue = _standin("plone.app.textfield.value.RichTextValue", _Plain)
 RawValueHolder = _standin("plone.app.textfield.value.RawValueHolder", _PersistentPlain)
+NamedBlobFile = _standin("plone.namedfile.file.NamedBlobFile", _PersistentPlain)
 DateTime = _standin("DateTime.DateTime.DateTime", _Plain, **_stateful(("_micros", "_timezone_naive", "_tz")))
 RelationValue = _standin("z3c.relationfield.relation.RelationValue", _PersistentPlain)
 

@@ -31,9 +31,16 @@ MINUTE = 1 << 32
 
 
 class _Storage(_filestorage.FileStorage):
-    """The tid of a new transaction is that of the clock."""
+    """The tid of a new transaction is that of the clock; blobs have the wanted layout."""
 
     tick = u64(EPOCH.raw())
+
+    def __init__(self, path, blob_layout, **options):
+        self._blob_layout = blob_layout
+        super().__init__(path, **options)
+
+    def _blob_init(self, blob_dir, layout="automatic"):
+        super()._blob_init(blob_dir, self._blob_layout)
 
     def tpc_begin(self, txn, tid=None, status=" "):
         if tid is None:
@@ -79,9 +86,10 @@ class Serializer:
 class Log:
     """One database file and its connection."""
 
-    def __init__(self, path, blob_dir=None, zlib=False):
+    def __init__(self, path, blob_dir=None, blob_layout="bushy", zlib=False):
         self.path = path
-        self.file = _Storage(path, create=True, blob_dir=blob_dir, pack_keep_old=False)
+        self.blob_dir = blob_dir
+        self.file = _Storage(path, blob_layout, create=True, blob_dir=blob_dir, pack_keep_old=False)
         self.storage = zc.zlibstorage.ZlibStorage(self.file) if zlib else self.file
         self.serialize = Serializer()
         self.manager = transaction.TransactionManager(explicit=False)

@@ -11,6 +11,7 @@ from persistent.mapping import PersistentMapping
 from ZODB.utils import p64, z64
 
 from . import classes as c
+from .blobs import history as blobs, many as many_blobs
 from .content import Content, WORDS
 from .log import link
 from .odd import broken, cyclic, odd, oids  # noqa: F401  (profiles, too)
@@ -417,20 +418,8 @@ def empty(log, random, options):
     """The four bytes of the magic, nothing else."""
 
 
-def blobs(log, random, options):
-    """Two blobs, one of them in two revisions."""
-    import ZODB.blob
-    for name in "ab":
-        log.root[name] = ZODB.blob.Blob(random.randbytes(300))
-    log.root["doc"] = c.Document(title="has a file", file=log.root["a"])
-    log.commit("admin", "two blobs")
-    with log.root["a"].open("w") as f:
-        f.write(b"second revision")
-    log.commit("admin", "a changed")
-
-
 PROFILES = {
     "plone": plone, "small-records": small_records, "huge": huge, "scattered": scattered, "history": history, "packed": packed,
     "zlib": zlib, "btrees": btrees, "odd": odd, "cyclic": cyclic, "rejects": broken, "oids": oids, "torn": torn, "empty": empty,
-    "blobs": blobs,
+    "blobs": blobs, "many-blobs": many_blobs,
 }
