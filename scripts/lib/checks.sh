@@ -152,7 +152,7 @@ oracle_blobs() {
 manifest_exchange() {
     pg_start
     s3_start
-    "$ZODB_PYTHON" scripts/py/makeblobs.py "$SCRATCH/exchange.fs" "$SCRATCH/exchange.blobs" 0 '1KB..300KB*40' 9MB || return 1
+    make_blobs "$SCRATCH/exchange.fs" "0,1KB,99KB,102399,102400,$(seq -s, 110000 7000 200000),9MB" || return 1
     checked manifest_of_python
     checked manifest_of_ours
     rm -rf "$SCRATCH"/exchange*
@@ -218,24 +218,26 @@ TOML
         --s3-endpoint-url "$S3_ENDPOINT" --s3-bucket exchange-ours-python
 }
 
-# blob_sizes takes blobs around every boundary through every way, the large ones
-# one database at a time. One blob that is too large for PostgreSQL is refused
-# without S3.
+# make_blobs OUT.fs SIZES makes one blob of each size, in OUT.blobs.
+make_blobs() { scripts/mkdata --profile many-blobs --blob-size "$2" --blob-dir "${1%.fs}.blobs" "$1"; }
+
+# blob_sizes takes blobs around every boundary through every way. The largest
+# that a site can read back from PostgreSQL goes there; a larger one is refused
+# without S3, and with it goes there whatever the threshold.
 blob_sizes() {
-    local data=$SCRATCH/sizes.fs way
+    local data=$SCRATCH/sizes.fs
     pg_start max_wal_size=1GB
     s3_start
-    "$ZODB_PYTHON" scripts/py/makeblobs.py "$data" "$SCRATCH/sizes.blobs" 0 1 100KB-1 100KB 5000000 5MB 5MB+1 300MB || return 1
+    make_blobs "$data" 0,1,102399,102400,102401,5000000,5MB,5242881,300MB || return 1
     all_ways "$data" 102400 --exercise
     rm -rf "$data" "$SCRATCH/sizes.blobs"
     data=$SCRATCH/largest.fs
-    "$ZODB_PYTHON" scripts/py/makeblobs.py "$data" "$SCRATCH/largest.blobs" 500MB || return 1
+    make_blobs "$data" 500MB,536869888 || return 1
     checked oracle_one "$data" false bytea 0
     rm -rf "$data" "$SCRATCH/largest.blobs"
     data=$SCRATCH/toolarge.fs
-    "$ZODB_PYTHON" scripts/py/makeblobs.py "$data" "$SCRATCH/toolarge.blobs" 512MB-1 512MB || return 1
+    make_blobs "$data" 500MB,512MB || return 1
     checked refused_without_s3 "$data"
-    # With S3 it goes there, whatever the threshold.
     checked oracle_one "$data" false inline 1073741824
     rm -rf "$data" "$SCRATCH/toolarge.blobs"
 }

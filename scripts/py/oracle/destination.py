@@ -14,8 +14,9 @@ from zodb_pgjsonb.storage import PGJsonbStorage
 from zodb_s3blobs.cache import S3BlobCache
 from zodb_s3blobs.s3client import S3Client
 
-# PostgreSQL cannot print a larger bytea, which is how zodb-pgjsonb reads it.
-LARGEST = 512 << 20
+# PostgreSQL cannot print a larger bytea, which is how zodb-pgjsonb reads it: a
+# row with two digits for each byte must stay below a gigabyte.
+LARGEST = (512 << 20) - (1 << 10)
 
 
 class S3:
@@ -60,7 +61,7 @@ class Site:
 
     def in_bucket(self, size):
         """Whether a blob of this size belongs into S3."""
-        return self.s3 is not None and size >= min(self.threshold, LARGEST)
+        return self.s3 is not None and (size >= self.threshold or size > LARGEST)
 
 
 @contextlib.contextmanager
