@@ -11,8 +11,11 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
+	"github.com/zodb-convert/zodb-convert/dest/s3blob"
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
+	"github.com/zodb-convert/zodb-convert/internal/s3test"
 	"github.com/zodb-convert/zodb-convert/pipeline"
 	"github.com/zodb-convert/zodb-convert/source/filestorage"
 )
@@ -31,9 +34,19 @@ type conversion struct {
 	Workers     int
 	ChunkBytes  int64
 	Rejects     string
+	// The rest is for sources with blobs.
+	BlobDir   string
+	S3        *s3blob.Config // nil: all blobs go to PostgreSQL
+	Threshold int64
+	Blobs     dest.BlobMode
+	Manifest  string
+	Memory    int64
 }
 
-var postgres pgtest.Shared
+var (
+	postgres pgtest.Shared
+	s3       s3test.Shared
+)
 
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(childVariable); spec != "" {
@@ -45,6 +58,7 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	postgres.Close()
+	s3.Close()
 	os.Exit(code)
 }
 
@@ -54,18 +68,25 @@ func convert(spec string) error {
 		return err
 	}
 	ctx := context.Background()
-	src, err := filestorage.Open(ctx, c.Source, filestorage.Options{})
+	src, err := filestorage.Open(ctx, c.Source, filestorage.Options{BlobDir: c.BlobDir})
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, err := pgjsonb.Open(ctx, pgjsonb.Config{DSN: c.DSN, HistoryPreserving: c.History})
+	config := pgjsonb.Config{DSN: c.DSN, HistoryPreserving: c.History, BlobThreshold: c.Threshold, Transfers: 3}
+	if c.S3 != nil {
+		if config.S3, err = s3blob.Open(ctx, *c.S3); err != nil {
+			return err
+		}
+	}
+	dst, err := pgjsonb.Open(ctx, config)
 	if err != nil {
 		return err
 	}
 	defer dst.Close()
 	_, err = pipeline.Run(ctx, src, dst, pipeline.Options{
 		Workers: c.Workers, ChunkBytes: c.ChunkBytes, Incremental: c.Incremental, Rejects: c.Rejects, Tool: "e2e",
+		Blobs: c.Blobs, Manifest: c.Manifest, Memory: c.Memory,
 	})
 	return err
 }

@@ -49,7 +49,13 @@ func testdata(name string) string { return filepath.Join("..", "testdata", name)
 func growingSource(t *testing.T) (earlier, later string) {
 	t.Helper()
 	later = testdata("history.fs")
-	data, err := os.ReadFile(later)
+	return firstHalf(t, later), later
+}
+
+// firstHalf cuts a file between two transactions in its middle.
+func firstHalf(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,11 +63,11 @@ func growingSource(t *testing.T) (earlier, later string) {
 	for pos < len(data)/2 {
 		pos += int(uint64FromBytes(data[pos+8:])) + 8
 	}
-	earlier = filepath.Join(t.TempDir(), "earlier.fs")
-	if err := os.WriteFile(earlier, data[:pos], 0o644); err != nil {
+	half := filepath.Join(t.TempDir(), "earlier.fs")
+	if err := os.WriteFile(half, data[:pos], 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return earlier, later
+	return half
 }
 
 func uint64FromBytes(b []byte) (n uint64) {
@@ -103,7 +109,13 @@ func (s scenario) places(t *testing.T, server *pgtest.Server) ([]place, map[stri
 	c := s.prepare(t, server)
 	trace := filepath.Join(t.TempDir(), "trace")
 	c.mustRun(t, "ZODB_CONVERT_FAULT_TRACE="+trace)
-	lines, err := os.ReadFile(trace)
+	return readTrace(t, trace), server.Snapshot(t, c.DSN)
+}
+
+// readTrace returns the places in the order in which they were passed.
+func readTrace(t *testing.T, path string) []place {
+	t.Helper()
+	lines, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +125,7 @@ func (s scenario) places(t *testing.T, server *pgtest.Server) ([]place, map[stri
 		hits[point]++
 		all = append(all, place{point, hits[point]})
 	}
-	return all, server.Snapshot(t, c.DSN)
+	return all
 }
 
 // count reads how many strikes are wanted.
@@ -206,7 +218,9 @@ func TestStoppedServersResumeToTheSameDatabase(t *testing.T) {
 			for _, p := range drawn {
 				t.Run(fmt.Sprintf("%s:%d", p.point, p.n), func(t *testing.T) {
 					c := s.prepare(t, server)
-					stopAt(t, server, c, p)
+					if !stopAt(t, server, c, p) {
+						t.Fatal("ended before the place was reached")
+					}
 					resume(t, server, c, want, false)
 				})
 			}
@@ -218,8 +232,9 @@ func TestStoppedServersResumeToTheSameDatabase(t *testing.T) {
 }
 
 // stopAt lets the child reach the place, stops the server at once, starts it
-// again, and waits for the child, which may end either way.
-func stopAt(t *testing.T, server *pgtest.Server, c conversion, p place) {
+// again, and waits for the child, which may end either way. False: it ended
+// before the place was reached.
+func stopAt(t *testing.T, server *pgtest.Server, c conversion, p place) bool {
 	t.Helper()
 	reached := filepath.Join(t.TempDir(), "reached")
 	cmd, out := c.start(t, fmt.Sprintf("%s:%d:sh=touch %s; while [ ! -e %s.done ]; do sleep 0.02; done", p.point, p.n, reached, reached))
@@ -231,7 +246,8 @@ func stopAt(t *testing.T, server *pgtest.Server, c conversion, p place) {
 		}
 		select {
 		case <-ended:
-			t.Fatalf("ended before the place was reached: %v\n%s", cmd.ProcessState, out)
+			t.Logf("%s:%d: ended before it was reached: %v\n%s", p.point, p.n, cmd.ProcessState, out)
+			return false
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -247,6 +263,7 @@ func stopAt(t *testing.T, server *pgtest.Server, c conversion, p place) {
 	}
 	<-ended
 	t.Logf("%s:%d: the run ended with %v", p.point, p.n, cmd.ProcessState)
+	return true
 }
 
 // resume continues a struck conversion and compares the result with want. With
@@ -277,7 +294,7 @@ func resume(t *testing.T, server *pgtest.Server, c conversion, want map[string]s
 func rowVersions(t *testing.T, server *pgtest.Server, dsn string) map[string]bool {
 	t.Helper()
 	versions := make(map[string]bool)
-	for table, key := range map[string]string{"transaction_log": "tid", "object_state": "zoid, tid", "object_history": "zoid, tid"} {
+	for table, key := range map[string]string{"transaction_log": "tid", "object_state": "zoid, tid", "object_history": "zoid, tid", "blob_state": "zoid, tid"} {
 		if server.Query(t, dsn, fmt.Sprintf("SELECT to_regclass('%s') IS NOT NULL", table))[0] != "t" {
 			continue
 		}

@@ -457,4 +457,5 @@ def main():
             print(f"| {name} | {ours:.0f} | {rust:.0f} | {ours / rust:.1f} |")
 
 
-main()
+if __name__ == "__main__":
+    main()
