@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -32,7 +34,7 @@ const exitStatus = `EXIT STATUS
   0    done
   1    failed or refused; the message says why and what to do
   2    the command line or CONFIG is wrong; nothing was touched
-  3    done, but for rejected records that --rejects accepted
+  3    done, but for rejected records or missing blobs that flags accepted
   130  interrupted; --incremental goes on
 `
 
@@ -46,6 +48,7 @@ type app struct {
 
 	output  outputOptions
 	secrets []string // what no message may show
+	keys    []string // of S3: what nothing that is printed may show
 }
 
 // outputOptions say how to talk to the user.
@@ -77,13 +80,14 @@ func (a *app) run(ctx context.Context, args []string) int {
 // printer gives what the output options ask for.
 func (a *app) printer() progress.Printer {
 	var p progress.Printer
+	out := redacting{a}
 	switch {
 	case a.output.logFormat == "json":
-		p = progress.NewJSON(a.stderr, a.output.verbose)
+		p = progress.NewJSON(out, a.output.verbose)
 	case a.capableTerminal():
-		p = progress.NewTerminal(a.stderr, a.output.verbose, a.columns)
+		p = progress.NewTerminal(out, a.output.verbose, a.columns)
 	default:
-		p = progress.NewText(a.stderr, a.output.verbose)
+		p = progress.NewText(out, a.output.verbose)
 	}
 	if a.output.quiet {
 		p = progress.Quiet(p)
@@ -185,6 +189,43 @@ func (a *app) keepSecret(dsn string) {
 	}
 }
 
+// keepS3Secrets notes the keys of S3, those of the environment included. The
+// S3 library quotes the access key here and there, and a server may quote
+// anything.
+func (a *app) keepS3Secrets(s *config.S3) {
+	keys := []string{s.AccessKey, s.SecretKey}
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} {
+		key, _ := a.getenv(name)
+		keys = append(keys, key)
+	}
+	for _, key := range keys {
+		if len(key) >= 4 {
+			a.secrets = append(a.secrets, key)
+		}
+		// A shorter word would be found in what is none.
+		if len(key) >= 8 {
+			a.keys = append(a.keys, key)
+		}
+	}
+}
+
+// redacting is stderr without the keys of S3. The printers write whole lines.
+type redacting struct{ *app }
+
+func (r redacting) Write(p []byte) (int, error) {
+	text := string(p)
+	for _, key := range r.keys {
+		text = strings.ReplaceAll(text, key, "xxxxx")
+		if quoted, err := json.Marshal(key); err == nil {
+			text = strings.ReplaceAll(text, string(quoted[1:len(quoted)-1]), "xxxxx")
+		}
+	}
+	if _, err := io.WriteString(r.stderr, text); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
 func (a *app) redact(text string) string {
 	for _, s := range a.secrets {
 		text = strings.ReplaceAll(text, s, "xxxxx")
@@ -199,6 +240,7 @@ func (a *app) readConfig(path string) (*config.Config, error) {
 		return nil, err
 	}
 	a.keepSecret(c.Destination.DSN)
+	a.keepS3Secrets(&c.Destination.S3)
 	return c, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/internal/config"
@@ -26,6 +27,16 @@ import (
 const convertHelp = `Move a ZODB (FileStorage) into zodb-pgjsonb: every object as JSON in PostgreSQL.
 Usage: zodb-convert [flags] CONFIG          convert what CONFIG (TOML) names
        zodb-convert status [--json] CONFIG  what an interrupted run has done
+       zodb-convert --upload-blobs MANIFEST [flags] [CONFIG]
+
+`
+
+// s3Help stands for the flags that say the same as keys of CONFIG. Each on a
+// line of its own would not leave room for the others.
+const s3Help = `S3 (as the keys of CONFIG; a secret on the command line is seen by everybody on
+the machine: better set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY):
+  --s3-bucket NAME  --s3-prefix TEXT  --s3-endpoint-url URL  --s3-region NAME
+  --s3-access-key KEY  --s3-secret-key KEY  --s3-path-style  --s3-ca-bundle PATH
 
 `
 
@@ -40,6 +51,13 @@ type convertOptions struct {
 	abort       bool
 	memory      int64
 	rejects     string
+
+	background   bool
+	deferred     string
+	allowMissing bool
+	upload       string
+	check        bool
+	s3           s3Flags
 }
 
 func newConvertCommand(a *app) *cobra.Command {
@@ -47,12 +65,22 @@ func newConvertCommand(a *app) *cobra.Command {
 	a.output.logFormat = "text"
 	cmd := &cobra.Command{
 		Use:           "zodb-convert [flags] CONFIG",
-		Args:          oneConfig,
+		Args:          func(cmd *cobra.Command, args []string) error { return o.arguments(cmd, args) },
 		Version:       a.version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.config = args[0]
+			if len(args) > 0 {
+				o.config = args[0]
+			}
+			o.s3.given = cmd.Flags().Changed
+			a.keepS3Secrets(&o.s3.S3)
+			if err := o.contradictions(&a.output); err != nil {
+				return err
+			}
+			if o.upload != "" {
+				return a.upload(cmd.Context(), o)
+			}
 			return a.convert(cmd.Context(), o)
 		},
 	}
@@ -71,25 +99,51 @@ func newConvertCommand(a *app) *cobra.Command {
 	f.BoolVarP(&a.output.quiet, "quiet", "q", false, "tell errors only")
 	f.Bool("version", false, "print the version")
 	f.BoolP("help", "h", false, "print this")
+	general := f.FlagUsages()
+	blobs := o.blobFlags()
+	f.AddFlagSet(blobs)
+	f.AddFlagSet(o.s3.flags())
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.SetVersionTemplate("zodb-convert {{.Version}}\n")
-	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
-		fmt.Fprint(a.stdout, convertHelp, cmd.LocalFlags().FlagUsages(), "\n", exitStatus)
+	cmd.SetHelpFunc(func(*cobra.Command, []string) {
+		fmt.Fprint(a.stdout, convertHelp, general, "\nBlobs:\n", blobs.FlagUsages(), "\n", s3Help, exitStatus)
 	})
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	return cmd
+}
+
+// blobFlags are those about blobs.
+func (o *convertOptions) blobFlags() *pflag.FlagSet {
+	f := pflag.NewFlagSet("blobs", pflag.ContinueOnError)
+	f.SortFlags = false
+	f.BoolVar(&o.background, "background-blobs", false, "let uploads to S3 run beside the load")
+	f.StringVar(&o.deferred, "deferred-blobs", "", "list them in the manifest `PATH`, upload none")
+	f.StringVar(&o.upload, "upload-blobs", "", "upload what `MANIFEST` lists, and nothing else")
+	f.BoolVar(&o.check, "check", false, "compare MANIFEST with the destination before")
+	f.BoolVar(&o.allowMissing, "allow-missing-blobs", false, "finish although blob files are missing")
+	return f
+}
+
+// arguments is the rule for arguments: one CONFIG, which --upload-blobs may do
+// without.
+func (o *convertOptions) arguments(cmd *cobra.Command, args []string) error {
+	if o.upload != "" && len(args) == 0 {
+		return nil
+	}
+	return oneConfig(cmd, args)
 }
 
 // defaultWorkers is one for each processor. More than eight seldom help: the
 // server is then the slower side.
 func defaultWorkers() int { return min(runtime.GOMAXPROCS(0), 8) }
 
-// check refuses flags that contradict each other.
-func (o *convertOptions) check(out *outputOptions) error {
+// contradictions refuses flags that do not go together.
+func (o *convertOptions) contradictions(out *outputOptions) error {
 	type pair struct {
 		a, b   bool
 		reason string
 	}
+	deferred, upload := o.deferred != "", o.upload != ""
 	for _, p := range []pair{
 		{o.clear, o.incremental, "--clear and --incremental contradict each other: one empties the destination, the other goes on with it"},
 		{o.clear, o.dryRun, "--clear and --dry-run contradict each other: one empties the destination, the other writes nothing"},
@@ -97,7 +151,13 @@ func (o *convertOptions) check(out *outputOptions) error {
 		{o.abort, o.incremental, "--abort and --incremental contradict each other: one undoes an interrupted run, the other goes on with it"},
 		{o.abort, o.dryRun, "--abort and --dry-run contradict each other: --abort writes"},
 		{o.abort, o.rejects != "", "--rejects is of no use with --abort"},
+		{o.abort, deferred || o.background || o.allowMissing, "the flags for blobs are of no use with --abort"},
 		{o.dryRun, o.rejects != "", "--rejects is of no use with --dry-run, which writes nothing; the summary lists the first rejected records"},
+		{o.dryRun, deferred || o.background, "--background-blobs and --deferred-blobs are of no use with --dry-run, which uploads nothing"},
+		{o.background, deferred, "--background-blobs and --deferred-blobs contradict each other: one uploads all blobs before the run ends, the other none"},
+		{upload, o.clear || o.incremental || o.dryRun || o.abort || o.background || deferred || o.allowMissing,
+			"--upload-blobs uploads and converts nothing: only -w, --memory, --rejects, --check, --s3-... and the flags for output go with it"},
+		{o.check, !upload, "--check is of use with --upload-blobs only"},
 		{out.verbose, out.quiet, "--verbose and --quiet contradict each other"},
 	} {
 		if p.a && p.b {
@@ -107,17 +167,32 @@ func (o *convertOptions) check(out *outputOptions) error {
 	return nil
 }
 
+// blobMode is when large blobs are uploaded.
+func (o *convertOptions) blobMode() dest.BlobMode {
+	switch {
+	case o.background:
+		return dest.Background
+	case o.deferred != "":
+		return dest.Deferred
+	}
+	return dest.Inline
+}
+
 // convert is the command.
 func (a *app) convert(ctx context.Context, o *convertOptions) error {
-	if err := o.check(&a.output); err != nil {
-		return err
-	}
 	c, err := a.readConfig(o.config)
 	if err != nil {
 		return err
 	}
-	if err := checkRejectsPath(o.rejects, o.config, c.Source.Path); err != nil {
+	if err := o.s3.over(c); err != nil {
 		return err
+	}
+	if err := o.checkPaths(c); err != nil {
+		return err
+	}
+	if o.blobMode() != dest.Inline && c.Destination.S3.Bucket == "" {
+		return usage("--background-blobs and --deferred-blobs are about uploads to S3, and no bucket is named",
+			"name one with s3-bucket-name in CONFIG or --s3-bucket; or leave the flag out: all blobs go to PostgreSQL then")
 	}
 	limitMemory(o.memory, a.getenv)
 
@@ -142,6 +217,8 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 		Workers: o.workers, Memory: o.memory,
 		Incremental: o.incremental, Clear: o.clear, DryRun: o.dryRun,
 		Rejects: o.rejects, Tool: a.version,
+		Blobs: o.blobMode(), Manifest: o.deferred, Stdout: a.stdout,
+		AllowMissingBlobs: o.allowMissing,
 	}
 	return r.run(ctx, func(ctx context.Context, opts pipeline.Options) (*pipeline.Report, error) {
 		return pipeline.Run(ctx, src, dst, opts)
@@ -223,7 +300,7 @@ func (c *conversion) tellUnused(d *progress.Display) {
 
 // done gives the exit code of a run without error.
 func (c *conversion) done(r *pipeline.Report) error {
-	if r.Totals.Rejected > 0 && !c.opts.DryRun {
+	if r.Totals.Rejected+r.Totals.MissingBlobs > 0 && !c.opts.DryRun {
 		return exitCode(exitRejects)
 	}
 	return nil
@@ -250,6 +327,14 @@ func (c *conversion) next(r *pipeline.Report) []string {
 	default:
 		lines = append(lines, "If the source changes before the site is stopped, this adds what is new:", "  "+c.command("--incremental"))
 	}
+	if r.Owed > 0 {
+		lines = append(lines, "The blobs in S3 are not uploaded yet. Until they are, do not pack the source and do not move its blobs.")
+		if r.Manifest == pipeline.ToStdout {
+			lines = append(lines, "To upload them, give the output, as a file, to zodb-convert --upload-blobs.")
+		} else {
+			lines = append(lines, "To upload them:", "  "+c.uploadCommand(r.Manifest))
+		}
+	}
 	return append(lines, "Then point the <pgjsonb> section of the site's configuration at the destination and start it.")
 }
 
@@ -258,6 +343,7 @@ func (c *conversion) goOn(err error) []string {
 	var (
 		refused  *dest.RefusedError
 		rejected *dest.RejectedError
+		uploads  *dest.UploadError
 		changed  *filestorage.ChangedError
 	)
 	switch {
@@ -268,11 +354,9 @@ func (c *conversion) goOn(err error) []string {
 	case errors.As(err, &rejected) && rejected.Root:
 		return []string{"undo the run with: " + c.plain("--abort")}
 	case errors.As(err, &rejected):
-		return []string{
-			"everything else is loaded; to accept the rejects, list them in a file and finish:",
-			"  " + c.command("--incremental", "--rejects", "rejects.jsonl"),
-			"to undo the run: " + c.plain("--abort"),
-		}
+		return c.accept(rejected)
+	case errors.As(err, &uploads):
+		return c.again(uploads)
 	case c.opts.DryRun, !c.opts.Incremental && !c.writing() && c.reached != pipeline.Preparing:
 		return []string{"nothing was written"}
 	}
@@ -281,9 +365,37 @@ func (c *conversion) goOn(err error) []string {
 	}
 }
 
+// accept says how to finish a run with rejected records or missing blobs.
+func (c *conversion) accept(r *dest.RejectedError) []string {
+	flags := []string{"--incremental"}
+	if r.Count > 0 && c.opts.Rejects == "" {
+		flags = append(flags, "--rejects", "rejects.jsonl")
+	}
+	var hints []string
+	if r.MissingBlobs > 0 {
+		hints = append(hints, "put the missing files in place and go on, they are looked for again: "+c.command(flags...))
+		hints = append(hints, "or finish without them: "+c.command(append(flags, "--allow-missing-blobs")...))
+	} else {
+		hints = append(hints, "everything else is loaded; to accept the rejects, list them in a file and finish:", "  "+c.command(flags...))
+	}
+	return append(hints, "to undo the run: "+c.plain("--abort"))
+}
+
+// again lists uploads that failed.
+func (c *conversion) again(e *dest.UploadError) []string {
+	hints := make([]string, 0, len(e.Failed)+2)
+	for _, f := range e.Failed {
+		hints = append(hints, fmt.Sprintf("%s: %v", f.Path, f.Err))
+	}
+	if rest := e.Count - int64(len(e.Failed)); rest > 0 {
+		hints = append(hints, fmt.Sprintf("... and %s more", progress.Count(rest)))
+	}
+	return append(hints, "everything else is done; try these once more with: "+c.command("--incremental"))
+}
+
 // writing tells whether the run had come to where it writes.
 func (c *conversion) writing() bool {
-	return slices.Contains([]pipeline.Phase{pipeline.Loading, pipeline.Finishing, pipeline.CatchingUp}, c.reached)
+	return slices.Contains([]pipeline.Phase{pipeline.Loading, pipeline.Finishing, pipeline.CatchingUp, pipeline.Uploading}, c.reached)
 }
 
 // command is the command line that does the same with other flags.
@@ -295,10 +407,25 @@ func (c *conversion) command(flags ...string) string {
 	if c.opts.Rejects != "" {
 		line += " --rejects " + quote(c.opts.Rejects)
 	}
+	switch c.opts.Blobs {
+	case dest.Background:
+		line += " --background-blobs"
+	case dest.Deferred:
+		line += " --deferred-blobs " + quote(c.opts.Manifest)
+	}
+	if c.opts.AllowMissingBlobs {
+		line += " --allow-missing-blobs"
+	}
+	line += c.options.s3.text()
 	for _, f := range flags {
 		line += " " + quote(f)
 	}
 	return line + " " + quote(c.options.config)
+}
+
+// uploadCommand uploads what a manifest lists.
+func (c *conversion) uploadCommand(manifest string) string {
+	return "zodb-convert --upload-blobs " + quote(manifest) + c.options.s3.text() + " " + quote(c.options.config)
 }
 
 func (c *conversion) plain(flag string) string {
@@ -372,32 +499,57 @@ func contents(s *dest.State) string {
 	return ""
 }
 
-// checkRejectsPath refuses a rejects file that could not be written at the end
-// of the run, or that would replace something else.
-func checkRejectsPath(path, config, database string) error {
-	if path == "" {
+// checkPaths refuses files that could not be written at the end of the run, or
+// that would replace something else.
+func (o *convertOptions) checkPaths(c *config.Config) error {
+	if err := checkRejectsPath(o.rejects, o.config, c.Source.Path); err != nil {
+		return err
+	}
+	if o.deferred == pipeline.ToStdout {
 		return nil
 	}
-	refuse := func(reason string) error { return usage(fmt.Sprintf("--rejects %s: %s", path, reason)) }
+	_, err := checkOutputPath("--deferred-blobs", o.deferred, o.config, c.Source.Path)
+	if err == nil && o.deferred != "" && filepath.Clean(o.deferred) == filepath.Clean(o.rejects) {
+		err = usage(fmt.Sprintf("--deferred-blobs and --rejects both name %s", o.rejects))
+	}
+	return err
+}
+
+// checkOutputPath refuses a path where no file can be written, or only in the
+// place of something else. It tells whether there is a file.
+func checkOutputPath(flag, path string, needed ...string) (there bool, err error) {
+	if path == "" {
+		return false, nil
+	}
+	refuse := func(reason string) error { return usage(fmt.Sprintf("%s %s: %s", flag, path, reason)) }
 	dir, err := os.Stat(filepath.Dir(path))
 	if err != nil || !dir.IsDir() {
-		return refuse("there is no such directory")
+		return false, refuse("there is no such directory")
 	}
-	there, err := os.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	info, err := os.Lstat(path)
 	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return false, nil
 	case err != nil:
-		return refuse(errors.Unwrap(err).Error())
-	case !there.Mode().IsRegular():
-		return refuse("is not a file")
-	case sameFile(there, config), sameFile(there, database):
-		return refuse("is needed for something else")
-	case !isRejectsFile(path):
-		return refuse("exists and is not a list of rejects; name another file")
+		return false, refuse(errors.Unwrap(err).Error())
+	case !info.Mode().IsRegular():
+		return false, refuse("is not a file")
 	}
-	return nil
+	for _, n := range needed {
+		if sameFile(info, n) {
+			return false, refuse("is needed for something else")
+		}
+	}
+	return true, nil
+}
+
+// checkRejectsPath refuses what a list of rejects cannot be written to.
+func checkRejectsPath(path string, needed ...string) error {
+	there, err := checkOutputPath("--rejects", path, needed...)
+	if err == nil && there && !isRejectsFile(path) {
+		err = usage(fmt.Sprintf("--rejects %s: exists and is not a list of rejects; name another file", path))
+	}
+	return err
 }
 
 func sameFile(info os.FileInfo, path string) bool {

@@ -34,6 +34,8 @@ type Printer interface {
 	Report(Status)
 	// Summary tells what came of the run.
 	Summary(*Summary)
+	// Uploaded tells what came of uploading a manifest.
+	Uploaded(*UploadSummary)
 	// Problem tells why the command fails.
 	Problem(*Problem)
 }
