@@ -46,8 +46,8 @@ blob_dir() {
     [ ! -d "$dir" ] || echo "$dir"
 }
 
-# The ways a blob may take.
-WAYS="bytea inline background deferred"
+# The ways that blobs may take.
+WAYS=${WAYS:-bytea inline background deferred}
 
 # oracle_one DATA HISTORY WAY THRESHOLD [FLAG ...] converts a database into a new
 # one and lets the real ZODB compare them. HISTORY is true or false; from

@@ -156,5 +156,10 @@ def check_packed_blobs(expected, reachable, site, report):
     blobs.check_bytes(left, site, report)
     blobs.check_bucket(site, report)
     rows = {(p64(zoid), p64(tid)) for zoid, tid in destination.rows(site.dsn, "SELECT zoid, tid FROM blob_state")}
+    # The pack of a database with a history takes an object that was deleted and
+    # is still referred to for one that can be reached, and keeps its newest blob.
+    current = dict(expected.current())
+    dangling = {p64(r) for oid in reachable for r in references(current[oid].data) if r < 1 << 63} - current.keys()
+    rows = {key for key in rows if key in left or key[0] not in dangling}
     if rows != left.keys():
         report.differ("pack", f"left {len(rows)} rows of blobs, {len(left)} can be reached")
