@@ -1,7 +1,7 @@
 // Package watermark keeps in PostgreSQL what a run has durably done and who may
 // go on with it.
 //
-// Four tables live in the schema of the database that is being filled, from the
+// Seven tables live in the schema of the database that is being filled, from the
 // first statement of a run until it succeeds or is undone:
 //
 //   - zodb_convert_run: one row, the record of the run. Creating the table
@@ -11,6 +11,12 @@
 //     or neither.
 //   - zodb_convert_reject: the records that could not be written.
 //   - zodb_convert_step: the finishing steps that are done.
+//   - zodb_convert_missing: the blobs that were not found.
+//   - zodb_convert_owed: the blobs that are not yet in S3 although their rows
+//     say so. Such a row is written with the blob's own, and removed when S3 has
+//     confirmed the upload.
+//   - zodb_convert_gone: the objects in S3 that no row names any more. Such a row
+//     is written when the blob's own is removed, and removed after the object.
 //
 // # Fencing
 //
@@ -57,17 +63,25 @@ const (
 	ChunkTable  = "zodb_convert_chunk"
 	RejectTable = "zodb_convert_reject"
 	StepTable   = "zodb_convert_step"
+
+	MissingTable = "zodb_convert_missing"
+	OwedTable    = "zodb_convert_owed"
+	GoneTable    = "zodb_convert_gone"
 )
 
 // Tables are the tables of a run, qualified and quoted.
 type Tables struct {
 	Run, Chunk, Reject, Step string
+	Missing, Owed, Gone      string
 }
 
 // In returns the tables in a schema.
 func In(schema string) Tables {
 	name := func(table string) string { return pgx.Identifier{schema, table}.Sanitize() }
-	return Tables{Run: name(RunTable), Chunk: name(ChunkTable), Reject: name(RejectTable), Step: name(StepTable)}
+	return Tables{
+		Run: name(RunTable), Chunk: name(ChunkTable), Reject: name(RejectTable), Step: name(StepTable),
+		Missing: name(MissingTable), Owed: name(OwedTable), Gone: name(GoneTable),
+	}
 }
 
 // Record is a run as it is kept.
@@ -131,6 +145,9 @@ func (t Tables) Create(ctx context.Context, q Querier, r *Record) error {
 		if _, err := q.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("create the tables of the run: %w", err)
 		}
+	}
+	if err := t.EnsureBlobs(ctx, q); err != nil {
+		return err
 	}
 	return t.insert(ctx, q, r)
 }
@@ -341,7 +358,7 @@ func (t Tables) Raise(ctx context.Context, q Querier, r *Record, tool, host stri
 
 // Drop removes the tables; they may be gone already.
 func (t Tables) Drop(ctx context.Context, q Querier) error {
-	_, err := q.Exec(ctx, `DROP TABLE IF EXISTS `+strings.Join([]string{t.Run, t.Chunk, t.Reject, t.Step}, ", "))
+	_, err := q.Exec(ctx, `DROP TABLE IF EXISTS `+strings.Join([]string{t.Run, t.Chunk, t.Reject, t.Step, t.Missing, t.Owed, t.Gone}, ", "))
 	if err != nil {
 		return fmt.Errorf("drop the tables of the run: %w", err)
 	}

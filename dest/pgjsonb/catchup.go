@@ -2,6 +2,7 @@ package pgjsonb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -44,6 +45,10 @@ type follower struct {
 
 // Follower opens the writer that catches up.
 func (s *session) Follower(ctx context.Context, src source.Source) (dest.Writer, error) {
+	s.source.set(src)
+	if err := s.startUploads(ctx); err != nil {
+		return nil, err
+	}
 	f := &follower{s: s, rows: newRecordRows(src), maxOID: s.record.MaxOID}
 	if err := f.connect(ctx); err != nil {
 		return nil, err
@@ -90,8 +95,12 @@ func (f *follower) Write(ctx context.Context, c *source.Chunk) (*dest.Result, er
 	f.rows.start(c, f.s.plan.Options.HistoryPreserving)
 	defer f.rows.stop()
 	for {
+		if err := f.s.uploadsFailed(); err != nil {
+			return nil, err
+		}
 		result, err := f.attempt(ctx, c)
 		if err == nil {
+			f.s.tellUploads()
 			return result, nil
 		}
 		if ctx.Err() != nil {
@@ -193,7 +202,7 @@ func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, 
 		f.open = true
 	}
 	f.chunks++
-	err := f.stage(ctx, c)
+	err := f.stageReadable(ctx, c)
 	if ofData(err) {
 		cause := err
 		if err := f.rows.findRefused(ctx, f.conn, stageTable); err != nil {
@@ -202,7 +211,7 @@ func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, 
 		if len(f.rows.refused) == 0 {
 			return nil, cause
 		}
-		err = f.stage(ctx, c)
+		err = f.stageReadable(ctx, c)
 	}
 	if err != nil {
 		return nil, err
@@ -214,8 +223,27 @@ func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, 
 	return f.rows.result, f.commit(ctx, source.Range{From: f.from, To: c.Range.To})
 }
 
-// stage copies a chunk's transactions, records and rejects. A failure on data
-// leaves the transaction as it was before.
+// stageReadable stages a chunk, as often as files of blobs turn out to be
+// unreadable while they are sent.
+func (f *follower) stageReadable(ctx context.Context, c *source.Chunk) error {
+	for {
+		err := f.stage(ctx, c)
+		if err == nil {
+			return nil
+		}
+		f.rows.blobs.takeBack(f.s.plan.BlobBytes)
+		again, e := f.rows.unreadableBlob(ctx, err)
+		if e != nil {
+			return e
+		}
+		if !again {
+			return err
+		}
+	}
+}
+
+// stage copies a chunk's transactions, records, rejects and blobs. A failure on
+// data, or on the file of a blob, leaves the transaction as it was before.
 func (f *follower) stage(ctx context.Context, c *source.Chunk) (err error) {
 	if err := f.exec(ctx, "SAVEPOINT chunk"); err != nil {
 		return err
@@ -224,7 +252,7 @@ func (f *follower) stage(ctx context.Context, c *source.Chunk) (err error) {
 	r.reset()
 	seq := f.seq
 	err = f.copyChunk(ctx, c)
-	if ofData(err) {
+	if bad := (*source.BlobError)(nil); ofData(err) || errors.As(err, &bad) {
 		f.seq = seq
 		if e := f.exec(ctx, "ROLLBACK TO SAVEPOINT chunk", "RELEASE SAVEPOINT chunk"); e != nil {
 			return e
@@ -251,7 +279,7 @@ func (f *follower) stage(ctx context.Context, c *source.Chunk) (err error) {
 }
 
 func (f *follower) copyChunk(ctx context.Context, c *source.Chunk) error {
-	r, l := &f.rows, f.s.layout
+	r, l, seq := &f.rows, f.s.layout, f.seq
 	if len(c.Transactions) > 0 {
 		err := r.copy(ctx, f.conn, "COPY "+l.name(transactionLog)+" (tid, username, description, extension) FROM STDIN (FORMAT binary)", r.transactions())
 		if code(err) == "23505" {
@@ -264,10 +292,29 @@ func (f *follower) copyChunk(ctx context.Context, c *source.Chunk) error {
 	if err := r.copy(ctx, f.conn, "COPY "+stageTable+" "+stageColumns+" FROM STDIN (FORMAT binary)", f.staged(ctx)); err != nil {
 		return err
 	}
-	if len(r.rejects) > 0 {
-		return r.copy(ctx, f.conn, "COPY "+f.s.tables.Reject+" "+watermark.RejectColumns+" FROM STDIN (FORMAT binary)", r.rejected(ctx))
+	copyInto := func(table, columns string, next func() error) error {
+		return r.copy(ctx, f.conn, "COPY "+table+" "+columns+" FROM STDIN (FORMAT binary)", next)
 	}
-	return nil
+	if len(r.rejects) > 0 {
+		if err := copyInto(f.s.tables.Reject, watermark.RejectColumns, r.rejected(ctx)); err != nil {
+			return err
+		}
+	}
+	if f.chunks > 1 {
+		if err := f.exec(ctx, f.again(seq)...); err != nil {
+			return err
+		}
+	}
+	return r.copyBlobs(ctx, f.s, copyInto)
+}
+
+// again removes what earlier chunks of the group have written for blobs of which
+// this one, that begins with seq, has a later record of the same transaction.
+func (f *follower) again(seq int64) []string {
+	same := func(table, oid string) string {
+		return fmt.Sprintf("DELETE FROM %s b USING %s n WHERE b.%s = n.zoid AND b.tid = n.tid AND n.seq >= %d", table, stageTable, oid, seq)
+	}
+	return []string{same(f.s.layout.name(blobState), "zoid"), same(f.s.tables.Owed, "oid"), same(f.s.tables.Missing, "oid")}
 }
 
 // revision is what there is one row for.
@@ -325,6 +372,9 @@ func (f *follower) stageRecord(ctx context.Context, index int, newest bool) erro
 	f.seq++
 	if row != nil {
 		r.count(row, size, newest)
+		if isBlob(row) {
+			r.blobs.records = append(r.blobs.records, index)
+		}
 		r.stream.head = appendObjectFields(b, record, row)
 		r.stream.tail = appendObjectTail(r.stream.tail, size, row.Refs)
 		r.stream.emit(row.State)
@@ -397,6 +447,11 @@ func (f *follower) apply(ctx context.Context) error {
 			return err
 		}
 	}
+	if !f.rows.history {
+		if err := f.dropBlobs(ctx); err != nil {
+			return err
+		}
+	}
 	if err := f.exec(ctx, append(f.current(), f.s.layout.raiseSequence(f.maxOID))...); err != nil {
 		return err
 	}
@@ -428,6 +483,30 @@ func (f *follower) alone(ctx context.Context) error {
 	if n != f.above {
 		return fmt.Errorf("%s has changed while it was caught up: it has %s more than the source gave; stop the site", f.s.dest.Name(), count(n-f.above, "transaction"))
 	}
+	return nil
+}
+
+// dropBlobs removes, where there is no history, the rows of the blobs that are
+// replaced or deleted, and what is noted of them. The objects in S3 that they
+// name are removed after the commit, see SettleBlobs; until then their keys are
+// kept.
+func (f *follower) dropBlobs(ctx context.Context) error {
+	old := func(table, oid string) string {
+		return "DELETE FROM " + table + " b USING " + newestStaged + " n WHERE b." + oid + " = n.zoid AND (n.class_mod IS NULL OR b.tid <> n.tid)"
+	}
+	t := f.s.tables
+	err := f.exec(ctx,
+		"WITH old AS ("+old(f.s.layout.name(blobState), "zoid")+" RETURNING b.zoid, b.tid, b.s3_key) INSERT INTO "+t.Gone+
+			" (oid, tid, key) SELECT zoid, tid, s3_key FROM old WHERE s3_key <> '' ON CONFLICT (oid, tid) DO UPDATE SET key = EXCLUDED.key",
+		old(t.Owed, "oid"))
+	if err != nil {
+		return err
+	}
+	tag, err := f.conn.Exec(ctx, old(t.Missing, "oid"))
+	if err != nil {
+		return fmt.Errorf("note which missing blobs were replaced: %w", err)
+	}
+	f.result.MissingBlobs -= tag.RowsAffected()
 	return nil
 }
 

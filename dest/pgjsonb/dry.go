@@ -9,23 +9,23 @@ import (
 
 // dryWriter decodes and counts like a writer.
 type dryWriter struct {
-	rows    recordRows
-	history bool
+	dest *Destination
+	rows recordRows
 }
 
 // DryWriter returns a writer that writes nothing.
 func (d *Destination) DryWriter(src source.Source) dest.Writer {
-	return &dryWriter{rows: newRecordRows(src), history: d.config.HistoryPreserving}
+	return &dryWriter{dest: d, rows: newRecordRows(src)}
 }
 
-// Write makes the chunk's rows and forgets them.
+// Write makes the chunk's rows and forgets them. Of blobs it looks for the files.
 func (w *dryWriter) Write(ctx context.Context, c *source.Chunk) (*dest.Result, error) {
 	r := &w.rows
-	r.start(c, w.history)
+	r.start(c, w.dest.config.HistoryPreserving)
 	defer r.stop()
 	r.reset()
 	streams := []func() error{r.transactions(), r.objects(ctx, true)}
-	if w.history {
+	if r.history {
 		streams = append(streams, r.objects(ctx, false))
 	}
 	for _, next := range streams {
@@ -36,6 +36,10 @@ func (w *dryWriter) Write(ctx context.Context, c *source.Chunk) (*dest.Result, e
 			return nil, err
 		}
 	}
+	if err := r.findBlobs(ctx, w.dest); err != nil {
+		return nil, err
+	}
+	r.countBlobs()
 	r.total()
 	return r.result, nil
 }

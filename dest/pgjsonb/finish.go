@@ -44,6 +44,9 @@ func (s *session) stages() []stage {
 	last = append(last, step{"sequence " + zoidSeq, []string{l.raiseSequence(s.record.MaxOID)}})
 	var analyze stage
 	for _, t := range s.bare.Tables {
+		if totals := &s.record.Totals; t == blobState && totals.Blobs+totals.S3Blobs == 0 {
+			continue
+		}
 		analyze = append(analyze, step{"statistics " + t, []string{"ANALYZE " + l.name(t)}})
 	}
 	stages := []stage{build}
@@ -74,6 +77,9 @@ func (s *session) Finish(ctx context.Context) error {
 		return err
 	}
 	for _, stage := range s.stages() {
+		if err := s.uploadsFailed(); err != nil {
+			return err
+		}
 		if err := f.run(ctx, stage); err != nil {
 			return err
 		}

@@ -66,6 +66,10 @@ func readServer(ctx context.Context, q watermark.Querier, schema string) (*serve
 // check refuses a server that a run could not finish on.
 func (s *server) check(d *Destination, l *layout, workers int) error {
 	refuse := func(reason, hint string) error { return &dest.RefusedError{Reason: reason, Hint: hint} }
+	uploads := 0
+	if d.config.S3 != nil {
+		uploads = 1 // the connection that notes them
+	}
 	switch {
 	case s.version < oldestServer:
 		return refuse(fmt.Sprintf("PostgreSQL %s at %s is too old", s.versionText, d.connect.address()), "use PostgreSQL 15 or newer")
@@ -85,8 +89,12 @@ func (s *server) check(d *Destination, l *layout, workers int) error {
 	case !s.plpgsql:
 		return refuse(fmt.Sprintf("user %q may not use the language plpgsql in %s, which zodb-pgjsonb needs for a trigger", s.role, d.Name()),
 			"CREATE EXTENSION plpgsql, or GRANT USAGE ON LANGUAGE plpgsql")
-	case s.free < workers+1:
-		return refuse(fmt.Sprintf("PostgreSQL at %s has %d free connections, %d are needed for %s", d.connect.address(), max(s.free, 0), workers+1, count(int64(workers), "worker")),
+	case s.free < workers+1+uploads:
+		what := count(int64(workers), "worker")
+		if uploads > 0 {
+			what += " and the uploads to S3"
+		}
+		return refuse(fmt.Sprintf("PostgreSQL at %s has %d free connections, %d are needed for %s", d.connect.address(), max(s.free, 0), workers+1+uploads, what),
 			"use fewer workers (-w), or raise max_connections or the connection limit of database or role")
 	}
 	return nil
@@ -152,7 +160,9 @@ func readState(ctx context.Context, q watermark.Querier, l *layout) (*dest.State
 			return nil, err
 		}
 		state.Condition, state.Run = dest.Interrupted, &record.Run
-		return state, nil
+		c, err := l.run().CountBlobs(ctx, q)
+		state.Owed, state.OwedBytes, state.Missing = c.Owed, c.OwedBytes, c.Missing
+		return state, err
 	}
 	if !l.has(transactionLog) {
 		return state, nil
@@ -212,12 +222,6 @@ func (d *Destination) checkSource(info *source.Info) error {
 	}
 	name := info.Identity.Name
 	switch {
-	case info.Blobs > 0:
-		first := ""
-		if len(info.BlobOIDs) > 0 {
-			first = fmt.Sprintf(", the first is oid %v", info.BlobOIDs[0])
-		}
-		return refuse("wait for a release that moves blobs", "%s has %s%s; this release does not move blobs yet", name, count(info.Blobs, "blob record"), first)
 	case info.Records > 0 && info.MaxOID >= zodb.Limit:
 		return refuse("", "%s has an object with oid %v, which a bigint column cannot hold with room for new ones", name, info.MaxOID)
 	case info.MaxTID >= zodb.Limit:
@@ -232,7 +236,7 @@ func (d *Destination) checkSource(info *source.Info) error {
 				"the tids of %s fall: transaction %v at %d stands behind %v at %d, so its history has no order", name, f.TID, f.Pos, f.Prev, f.PrevPos)
 		}
 	}
-	return nil
+	return d.checkBlobs(info)
 }
 
 // blockers names the sessions that hold locks on the tables.

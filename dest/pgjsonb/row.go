@@ -3,6 +3,7 @@ package pgjsonb
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -92,7 +93,7 @@ func appendTombstone(b []byte, r *source.Record) []byte {
 // rowStream is the io.Reader that COPY reads from: it makes one row when the
 // bytes of the one before are gone, so that no more than one record's JSON is
 // in memory. The state is not copied but handed out from where the codec left
-// it.
+// it, and the bytes of a blob are read to where they are sent from.
 type rowStream struct {
 	// next makes the next row with emit, or returns io.EOF.
 	next func() error
@@ -102,12 +103,15 @@ type rowStream struct {
 	head, tail []byte // reused
 	segments   [3][]byte
 	segment    int
-	ended      bool
-	rows       int64
+	// body stands for the middle segment if it is not nil.
+	body  *blobBody
+	ended bool
+	rows  int64
 }
 
 // reset makes the stream ready for another COPY.
 func (s *rowStream) reset(next func() error) {
+	s.closeBody()
 	s.next, s.err, s.ended, s.rows = next, nil, false, 0
 	s.head = append(s.head[:0], copyHeader...)
 	s.segments = [3][]byte{s.head, nil, nil}
@@ -116,6 +120,7 @@ func (s *rowStream) reset(next func() error) {
 
 // trim forgets the last rows, and gives large buffers back.
 func (s *rowStream) trim() {
+	s.closeBody()
 	s.next, s.segments = nil, [3][]byte{}
 	if cap(s.head) > keepBuffer {
 		s.head = nil
@@ -131,9 +136,33 @@ func (s *rowStream) emit(state []byte) {
 	s.segment = 0
 }
 
+// emitBlob hands over a row with the bytes of a blob in its middle.
+func (s *rowStream) emitBlob(b *blobBody) {
+	s.emit(nil)
+	s.body = b
+}
+
+func (s *rowStream) closeBody() {
+	if s.body != nil {
+		s.body.close()
+		s.body = nil
+	}
+}
+
 // Read gives the stream's bytes. pgx reads 64 kB at a time.
 func (s *rowStream) Read(p []byte) (n int, err error) {
 	for n < len(p) {
+		if s.segment == 1 && s.body != nil {
+			k, err := s.body.read(p[n:])
+			n += k
+			if errors.Is(err, io.EOF) {
+				s.closeBody()
+			} else if err != nil {
+				s.err = err
+				return n, err
+			}
+			continue
+		}
 		if s.segment < len(s.segments) {
 			k := copy(p[n:], s.segments[s.segment])
 			n += k
@@ -159,6 +188,48 @@ func (s *rowStream) Read(p []byte) (n int, err error) {
 	}
 	return n, nil
 }
+
+// blobBody is the bytes of a blob on their way into a row.
+type blobBody struct {
+	blob   *source.Blob
+	reader source.BlobReader
+	at     int64
+	// told is told of bytes as they are read.
+	told func(n int64)
+}
+
+// read reads on. io.EOF comes when all bytes were read, and there are no more
+// of them than the row has said.
+func (b *blobBody) read(p []byte) (int, error) {
+	if b.at == b.blob.Size {
+		var one [1]byte
+		switch n, err := b.reader.ReadAt(one[:], b.at); {
+		case n > 0:
+			return 0, b.problem(fmt.Sprintf("has grown above %d bytes", b.blob.Size))
+		case err == nil || errors.Is(err, io.EOF):
+			return 0, io.EOF
+		default:
+			return 0, fmt.Errorf("read blob oid %v, tid %v: %w", b.blob.OID, b.blob.TID, err)
+		}
+	}
+	p = p[:min(int64(len(p)), b.blob.Size-b.at)]
+	n, err := b.reader.ReadAt(p, b.at)
+	b.at += int64(n)
+	b.told(int64(n))
+	switch {
+	case n == len(p) && (err == nil || errors.Is(err, io.EOF)):
+		return n, nil
+	case errors.Is(err, io.EOF):
+		return n, b.problem(fmt.Sprintf("ends after %d of %d bytes", b.at, b.blob.Size))
+	}
+	return n, fmt.Errorf("read blob oid %v, tid %v: %w", b.blob.OID, b.blob.TID, err)
+}
+
+func (b *blobBody) problem(text string) error {
+	return &source.BlobError{OID: b.blob.OID, TID: b.blob.TID, Path: b.blob.Path, Problem: text}
+}
+
+func (b *blobBody) close() { _ = b.reader.Close() } // it was only read
 
 // lease lets a COPY read a stream until it is ended. When the connection breaks,
 // CopyFrom returns while its goroutine may still be reading; without the lease

@@ -16,8 +16,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/dest/s3blob"
 	"github.com/zodb-convert/zodb-convert/internal/fault"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/watermark"
@@ -47,6 +49,18 @@ type session struct {
 	// written are the ranges that writers of this session have committed.
 	writtenMu sync.Mutex
 	written   map[source.Range]bool
+
+	// Blobs: transfers bounds the uploads of all writers together, to parallel;
+	// uploads does those in the background; remarks counts what was told.
+	parallel  int
+	transfers *semaphore.Weighted
+	source    knownSource
+	remarks   atomic.Int64
+	// ctx ends with the session, or with that of Begin.
+	ctx       context.Context
+	cancel    context.CancelFunc
+	uploadsMu sync.Mutex
+	uploads   *uploader
 }
 
 var _ dest.Session = (*session)(nil)
@@ -57,16 +71,44 @@ func (d *Destination) Begin(ctx context.Context, plan *dest.Plan) (dest.Session,
 	if err := d.checkSource(plan.Info); err != nil {
 		return nil, err
 	}
+	if d.config.S3 == nil && plan.Blobs != "" && plan.Blobs != dest.Inline {
+		return nil, &dest.RefusedError{
+			Reason: fmt.Sprintf("uploads cannot be %s: no bucket is configured, so that all blobs go to PostgreSQL", plan.Blobs),
+			Hint:   "name the bucket: s3-bucket-name in [destination]",
+		}
+	}
 	conn, err := d.connect.open(ctx, "zodb-convert")
 	if err != nil {
 		return nil, d.plain(err)
 	}
-	s := &session{dest: d, plan: plan, control: conn, written: map[source.Range]bool{}}
-	if err := s.begin(ctx); err != nil {
+	s := &session{dest: d, plan: d.complete(plan), control: conn, written: map[source.Range]bool{}, parallel: d.config.Transfers}
+	if s.parallel < 1 {
+		s.parallel = max(plan.Workers, leastTransfers)
+	}
+	s.transfers = semaphore.NewWeighted(int64(s.parallel))
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	err = s.begin(ctx)
+	if err == nil {
+		err = s.startUploads(ctx)
+	}
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// complete is the plan with what this destination adds to it.
+func (d *Destination) complete(plan *dest.Plan) *dest.Plan {
+	p := *plan
+	p.Options = d.options(p.Options)
+	if p.Blobs == "" {
+		p.Blobs = dest.Inline
+	}
+	if p.BlobBytes == nil {
+		p.BlobBytes = func(int64) {}
+	}
+	return &p
 }
 
 func (s *session) begin(ctx context.Context) error {
@@ -83,9 +125,11 @@ func (s *session) begin(ctx context.Context) error {
 		case s.plan.Continue:
 			return s.continueRun(ctx, record)
 		case s.plan.Clear:
-			if err := s.dest.undo(ctx, s.control, s.layout, record); err != nil {
+			left, err := s.dest.undo(ctx, s.control, s.layout, record)
+			if err != nil {
 				return err
 			}
+			s.tell(left)
 			if err := s.look(ctx); err != nil {
 				return err
 			}
@@ -164,9 +208,12 @@ func (s *session) start(ctx context.Context, clear bool) error {
 		},
 		Restore: []byte("{}"), MaxOID: int64(s.plan.Info.MaxOID),
 	}
-	s.bare = &bare{Loads: true, Tables: []string{objectState, transactionLog}}
+	s.bare = &bare{Loads: true, Tables: []string{objectState, transactionLog, blobState}}
 	if s.plan.Options.HistoryPreserving {
 		s.bare.Tables = append(s.bare.Tables, objectHistory)
+	}
+	if err := s.probe(ctx); err != nil {
+		return err
 	}
 	return s.logged("take down keys and indexes", func() error {
 		return s.claim(ctx, func(tx pgx.Tx) error { return s.prepare(ctx, tx, clear) })
@@ -176,6 +223,12 @@ func (s *session) start(ctx context.Context, clear bool) error {
 // open begins to catch up with a finished database.
 func (s *session) open(ctx context.Context) error {
 	if err := s.checkMode(ctx); err != nil {
+		return err
+	}
+	if err := s.checkPlace(ctx); err != nil {
+		return err
+	}
+	if err := s.probe(ctx); err != nil {
 		return err
 	}
 	s.record = &watermark.Record{
@@ -292,6 +345,11 @@ func (s *session) lockAndEmpty(ctx context.Context, tx pgx.Tx, clear bool) error
 		if err := s.aloneWith(ctx, tx, names); err != nil {
 			return err
 		}
+		n, err := s.layout.countInS3(ctx, tx)
+		if err != nil {
+			return err
+		}
+		s.tell(leftInS3(n, s.dest.config.S3, nil))
 		return empty(ctx, tx, names)
 	}
 	state, err := readStateLocked(ctx, tx, s.layout)
@@ -383,7 +441,13 @@ func (s *session) continueRun(ctx context.Context, r *watermark.Record) error {
 	if err := s.sameRun(r); err != nil {
 		return err
 	}
+	if err := s.probe(ctx); err != nil {
+		return err
+	}
 	if err := s.dest.takeOver(ctx, s.control, s.tables, r, s.plan.Tool); err != nil {
+		return err
+	}
+	if err := s.tables.EnsureBlobs(ctx, s.control); err != nil {
 		return err
 	}
 	// Only now nothing of the earlier generation can be committed any more.
@@ -408,15 +472,83 @@ func (s *session) sameRun(r *watermark.Record) error {
 			Hint: "use the original source, or undo the conversion with --abort and start again",
 		}
 	}
-	if r.Options != s.plan.Options {
-		what := fmt.Sprintf("history-preserving = %v and chunks of %d bytes, not %v and %d",
-			r.Options.HistoryPreserving, r.Options.ChunkBytes, s.plan.Options.HistoryPreserving, s.plan.Options.ChunkBytes)
+	if what := differences(r.Options, s.plan.Options); len(what) > 0 {
 		return &dest.RefusedError{
-			Reason: fmt.Sprintf("%s holds an unfinished conversion with other options: %s", s.dest.Name(), what),
+			Reason: fmt.Sprintf("%s holds an unfinished conversion with other options: %s", s.dest.Name(), strings.Join(what, "; ")),
 			Hint:   "use the same options, or undo the conversion with --abort and start again",
 		}
 	}
 	return nil
+}
+
+// differences names the options of a run that are not those of now.
+func differences(run, now dest.Options) (what []string) {
+	differ := func(name string, then, now any) {
+		if then != now {
+			what = append(what, fmt.Sprintf("%s is %v there and %v now", name, then, now))
+		}
+	}
+	place := func(o dest.Options) string {
+		if o.Bucket == "" {
+			return "no bucket"
+		}
+		return fmt.Sprintf("%q", o.Bucket)
+	}
+	differ("history-preserving", run.HistoryPreserving, now.HistoryPreserving)
+	differ("the size of chunks", run.ChunkBytes, now.ChunkBytes)
+	differ("the bucket (s3-bucket-name)", place(run), place(now))
+	if run.Bucket != "" && now.Bucket != "" {
+		differ("the prefix in the bucket (s3-prefix)", fmt.Sprintf("%q", run.Prefix), fmt.Sprintf("%q", now.Prefix))
+		differ("blob-threshold", run.BlobThreshold, now.BlobThreshold)
+	}
+	return what
+}
+
+// probe makes sure, before anything is changed, that the bucket takes objects
+// and gives them away.
+func (s *session) probe(ctx context.Context) error {
+	if s.dest.config.S3 == nil || s.plan.Blobs == dest.Deferred {
+		return nil
+	}
+	return s.logged("check the S3 bucket: write and remove a probe object", func() error {
+		err := s.dest.config.S3.Probe(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		var store *s3blob.Error
+		if errors.As(err, &store) {
+			told := *store
+			told.Hint = ""
+			return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %v", s.dest.config.S3.Name(), &told), Hint: store.Hint}
+		}
+		return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %v", s.dest.config.S3.Name(), err)}
+	})
+}
+
+// checkPlace refuses to catch up without S3 a database that has blobs there.
+func (s *session) checkPlace(ctx context.Context) error {
+	if s.dest.config.S3 != nil {
+		return nil
+	}
+	n, err := s.layout.countInS3(ctx, s.control)
+	if err != nil || n == 0 {
+		return err
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("%s has %s in S3, the configuration names no bucket", s.dest.Name(), count(n, "blob")),
+		Hint:   "name the bucket of the site: s3-bucket-name in [destination]",
+	}
+}
+
+// countInS3 counts the rows that name an object in S3.
+func (l *layout) countInS3(ctx context.Context, q watermark.Querier) (n int64, err error) {
+	if !l.has(blobState) {
+		return 0, nil
+	}
+	if err := q.QueryRow(ctx, `SELECT count(*) FROM `+l.name(blobState)+` WHERE s3_key <> ''`).Scan(&n); err != nil {
+		return 0, fmt.Errorf("look for blobs in S3: %w", err)
+	}
+	return n, nil
 }
 
 // takeOver fences out earlier generations: theirs are told to end, the raised
@@ -495,6 +627,13 @@ func (s *session) application(role string) string {
 	return watermark.AppName(s.record.ID, s.record.Generation, role)
 }
 
+// tell logs a sentence, if it is one.
+func (s *session) tell(sentence string) {
+	if sentence != "" {
+		s.plan.Log(dest.Step{Name: sentence, Done: true})
+	}
+}
+
 // logged runs a step and tells of it before and after.
 func (s *session) logged(name string, fn func() error) error {
 	start := time.Now()
@@ -544,11 +683,43 @@ func (s *session) takenOver() error {
 	return fmt.Errorf("%w: it was continued or undone by somebody else while this process was thought to be dead; nothing more is written by this one", watermark.ErrTakenOver)
 }
 
-// Loaded makes what was loaded durable and moves the run to its finishing
-// steps, unless a chunk is missing or rejects are not accepted.
+// Loaded looks once more for missing blobs, makes what was loaded durable and
+// moves the run to its finishing steps, unless a chunk is missing or rejects or
+// missing blobs are not accepted.
 func (s *session) Loaded(ctx context.Context, src source.Source) error {
 	fault.Point("loaded.begin")
-	err := s.withControl(ctx, func(conn *pgx.Conn) error {
+	s.source.set(src)
+	if err := s.uploadsFailed(); err != nil {
+		return err
+	}
+	finishing, err := s.loadedWhole(ctx)
+	if err != nil {
+		return err
+	}
+	if !finishing {
+		if err := s.lookAgain(ctx, src, dest.Loading); err != nil {
+			return err
+		}
+		err := s.withControl(ctx, func(conn *pgx.Conn) error {
+			if err := s.acceptable(ctx, conn); err != nil {
+				return err
+			}
+			fault.Point("loaded.checked")
+			return s.setPhase(ctx, conn, dest.Loading, dest.Finishing)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	s.record.Phase = dest.Finishing
+	fault.Point("loaded.done")
+	return nil
+}
+
+// loadedWhole checks that everything was written. finishing tells that the run
+// is in its next phase already: an answer that was lost.
+func (s *session) loadedWhole(ctx context.Context) (finishing bool, err error) {
+	err = s.withControl(ctx, func(conn *pgx.Conn) error {
 		r, err := s.tables.Read(ctx, conn)
 		if err != nil {
 			return err
@@ -556,24 +727,33 @@ func (s *session) Loaded(ctx context.Context, src source.Source) error {
 		if r == nil || r.ID != s.record.ID || r.Generation != s.record.Generation {
 			return watermark.ErrTakenOver
 		}
-		if r.Phase == dest.Finishing {
-			return nil // an answer that was lost
+		if finishing = r.Phase == dest.Finishing; finishing {
+			return nil
 		}
-		if err := s.complete(r); err != nil {
+		if err := s.everything(r); err != nil {
 			return err
 		}
 		s.record.Done, s.record.Totals, s.record.MaxOID = r.Done, r.Totals, max(s.record.MaxOID, r.MaxOID)
-		if err := s.acceptable(ctx, conn); err != nil {
-			return err
-		}
-		fault.Point("loaded.checked")
-		return s.setPhase(ctx, conn, dest.Loading, dest.Finishing)
+		return s.everyBlob(ctx, conn)
 	})
+	return finishing, err
+}
+
+// everyBlob checks that there are as many rows of blobs as were written, and as
+// many that are missing. One statement sees the tables as they were at one
+// moment; uploads go on meanwhile.
+func (s *session) everyBlob(ctx context.Context, conn *pgx.Conn) error {
+	var rows, want, missing, wantMissing int64
+	err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM `+s.layout.name(blobState)+`), (SELECT count(*) FROM `+s.tables.Missing+`),
+		coalesce(sum(coalesce((result->>'blobs')::int8, 0) + coalesce((result->>'s3_blobs')::int8, 0)), 0)::int8,
+		coalesce(sum((result->>'missing_blobs')::int8), 0)::int8 FROM `+s.tables.Chunk).Scan(&rows, &missing, &want, &wantMissing)
 	if err != nil {
-		return err
+		return fmt.Errorf("count the blobs: %w", err)
 	}
-	s.record.Phase = dest.Finishing
-	fault.Point("loaded.done")
+	if rows != want || missing != wantMissing {
+		return fmt.Errorf("%s were written and %d found missing, but %d and %d are recorded: somebody else has written to %s, or this is a defect of zodb-convert, please report it; the destination is not complete",
+			count(want, "blob"), wantMissing, rows, missing, s.dest.Name())
+	}
 	return nil
 }
 
@@ -598,8 +778,8 @@ func (s *session) setPhase(ctx context.Context, conn *pgx.Conn, from, to dest.Ph
 	return nil
 }
 
-// complete tells whether everything that the source has is accounted for.
-func (s *session) complete(r *watermark.Record) error {
+// everything tells whether everything that the source has is accounted for.
+func (s *session) everything(r *watermark.Record) error {
 	if err := remembers(r.Done, s.noted()); err != nil {
 		return err
 	}
@@ -650,14 +830,26 @@ func (s *session) noteWritten(r source.Range) {
 	s.written[r] = true
 }
 
-// acceptable tells whether the rejects, if any, are accepted.
+// acceptable tells whether the rejects and the missing blobs, if any, are
+// accepted.
 func (s *session) acceptable(ctx context.Context, conn *pgx.Conn) error {
 	n, root, err := s.tables.CountRejects(ctx, conn)
 	if err != nil {
 		return err
 	}
+	c, err := s.tables.CountBlobs(ctx, conn)
+	if err != nil {
+		return err
+	}
+	rejected := dest.RejectedError{Root: root}
 	if n > 0 && (root || !s.plan.AcceptRejects) {
-		return &dest.RejectedError{Count: n, Root: root}
+		rejected.Count = n
+	}
+	if !s.plan.AcceptMissingBlobs {
+		rejected.MissingBlobs = c.Missing
+	}
+	if rejected.Count+rejected.MissingBlobs > 0 {
+		return &rejected
 	}
 	return nil
 }
@@ -684,6 +876,7 @@ func (s *session) Rejects(ctx context.Context, fn func(*dest.Reject) error) erro
 // Complete removes the run's tables.
 func (s *session) Complete(ctx context.Context) error {
 	fault.Point("complete.begin")
+	s.stopUploads() // they have nothing left to do
 	attempts := 0
 	err := s.withControl(ctx, func(conn *pgx.Conn) error {
 		attempts++
@@ -703,6 +896,9 @@ func (s *session) Complete(ctx context.Context) error {
 		if _, err := tx.Exec(ctx, s.tables.Fence(s.record, dest.CatchingUp)); err != nil {
 			return fmt.Errorf("remove the run's record: %w", err)
 		}
+		if err := s.settledBlobs(ctx, tx); err != nil {
+			return err
+		}
 		if err := s.tables.Drop(ctx, tx); err != nil {
 			return err
 		}
@@ -718,8 +914,27 @@ func (s *session) Complete(ctx context.Context) error {
 	return err
 }
 
+// settledBlobs refuses to forget blobs that nothing else would tell of: uploads
+// that are owed, unless they are deferred, and missing ones that nobody has
+// accepted.
+func (s *session) settledBlobs(ctx context.Context, tx pgx.Tx) error {
+	c, err := s.tables.CountBlobs(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if c.Missing > 0 && !s.plan.AcceptMissingBlobs {
+		return &dest.RejectedError{MissingBlobs: c.Missing}
+	}
+	if c.Owed > 0 && s.plan.Blobs != dest.Deferred {
+		return fmt.Errorf("%s not done; go on with --incremental", count(c.Owed, "upload"))
+	}
+	return nil
+}
+
 // Close gives up the claim.
 func (s *session) Close() error {
+	s.cancel()
+	s.stopUploads()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	closeQuietly(s.control)

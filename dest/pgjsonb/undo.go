@@ -34,20 +34,34 @@ func (d *Destination) Abort(ctx context.Context) (left string, err error) {
 	if err := d.mayForget(ctx, conn, l.run(), record); err != nil {
 		return "", err
 	}
-	return "", d.undo(ctx, conn, l, record)
+	return d.undo(ctx, conn, l, record)
 }
 
-// mayForget refuses to end a run that has caught up with rejects. What they
-// replaced is gone and stays so; without the run's record nothing would tell
-// that these objects are missing.
+// mayForget refuses to end a run that has caught up with rejects, or with blobs
+// that are missing or not yet uploaded. What they replaced is gone and stays so;
+// without the run's record nothing would tell that these objects are missing.
 func (d *Destination) mayForget(ctx context.Context, conn *pgx.Conn, t watermark.Tables, r *watermark.Record) error {
 	b, err := parseBare(r.Restore)
 	if err != nil || b.Loads {
 		return err
 	}
 	n, _, err := t.CountRejects(ctx, conn)
-	if err != nil || n == 0 {
+	if err != nil {
 		return err
+	}
+	c, err := t.CountBlobs(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if c.Owed+c.Missing > 0 {
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("the unfinished run has caught up with %s, of which %s missing and %d not yet uploaded: ending it would leave nothing that tells which",
+				d.Name(), count(c.Missing, "blob"), c.Owed),
+			Hint: "finish it with --incremental (and --allow-missing-blobs), or convert again with --clear",
+		}
+	}
+	if n == 0 {
+		return nil
 	}
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("the unfinished run has caught up with %s, of which %s rejected: ending it would leave nothing that tells which",
@@ -56,46 +70,69 @@ func (d *Destination) mayForget(ctx context.Context, conn *pgx.Conn, t watermark
 	}
 }
 
-// undo takes a run over and undoes it, in one transaction.
-func (d *Destination) undo(ctx context.Context, conn *pgx.Conn, l *layout, r *watermark.Record) error {
+// undo takes a run over and undoes it, in one transaction. left tells what stays
+// in S3.
+func (d *Destination) undo(ctx context.Context, conn *pgx.Conn, l *layout, r *watermark.Record) (left string, err error) {
 	alive, err := watermark.Alive(ctx, conn, r, d.host)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if alive {
-		return d.busy(r)
+		return "", d.busy(r)
 	}
 	b, err := parseBare(r.Restore)
 	if err != nil {
-		return err
+		return "", err
 	}
 	t := l.run()
 	if err := d.takeOver(ctx, conn, t, r, r.Tool); err != nil {
-		return err
+		return "", err
 	}
 	fault.Point("abort.begin")
 	tx, err := conn.Begin(ctx)
 	if err != nil {
-		return fmt.Errorf("undo the conversion: %w", err)
+		return "", fmt.Errorf("undo the conversion: %w", err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
 	if _, err := tx.Exec(ctx, t.Fence(r, "")); err != nil {
-		return fmt.Errorf("undo the conversion: %w", err)
+		return "", fmt.Errorf("undo the conversion: %w", err)
+	}
+	if left, err = d.staysInS3(ctx, tx, l, r, b); err != nil {
+		return "", err
 	}
 	if b.Loads {
 		if err := l.putBack(ctx, tx, b); err != nil {
-			return fmt.Errorf("undo the conversion: %w", err)
+			return "", fmt.Errorf("undo the conversion: %w", err)
 		}
 	}
 	if err := t.Drop(ctx, tx); err != nil {
-		return err
+		return "", err
 	}
 	fault.Point("abort.commit")
 	if err := tx.Commit(ctx); err != nil {
-		return fmt.Errorf("undo the conversion: %w", err)
+		return "", fmt.Errorf("undo the conversion: %w", err)
 	}
 	fault.Point("abort.done")
-	return nil
+	return left, nil
+}
+
+// staysInS3 says how many objects nothing names any more when a run is undone:
+// those that its rows name, but for the ones that are not yet uploaded, and
+// those that newer transactions have replaced.
+func (d *Destination) staysInS3(ctx context.Context, tx pgx.Tx, l *layout, r *watermark.Record, b *bare) (string, error) {
+	c, err := l.run().CountBlobs(ctx, tx)
+	if err != nil {
+		return "", err
+	}
+	n := c.Gone
+	if b.Loads {
+		named, err := l.countInS3(ctx, tx)
+		if err != nil {
+			return "", err
+		}
+		n += named - c.Owed
+	}
+	return leftInS3(n, d.config.S3, &r.Options), nil
 }
 
 // putBack empties the tables and makes what is not there again of what was

@@ -31,7 +31,10 @@ type position struct {
 // Verify checks that the destination holds nothing that the source does not,
 // and returns where the source goes on behind it: every tid there must be one
 // of the source's, and the last one must be the same transaction in both.
+//
+// Blobs that were missing when an earlier start caught up are looked for again.
 func (s *session) Verify(ctx context.Context, src source.Source) (from int64, err error) {
+	s.source.set(src)
 	err = s.withControl(ctx, func(conn *pgx.Conn) error {
 		// In one transaction: behind a pooler the next one may be another session's.
 		tx, err := conn.Begin(ctx)
@@ -55,7 +58,10 @@ func (s *session) Verify(ctx context.Context, src source.Source) (from int64, er
 		// Nothing was changed, so nothing is left to go on with.
 		return 0, errors.Join(err, s.Complete(ctx))
 	}
-	return from, err
+	if err != nil {
+		return 0, err
+	}
+	return from, s.lookAgain(ctx, src, dest.CatchingUp)
 }
 
 // copyTransactions sends tid, start and end of every transaction of the source.

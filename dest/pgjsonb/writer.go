@@ -43,6 +43,7 @@ type writer struct {
 
 // Writer opens a writer.
 func (s *session) Writer(ctx context.Context, src source.Source) (dest.Writer, error) {
+	s.source.set(src)
 	w := &writer{s: s, role: fmt.Sprintf("w%d", s.workers.Add(1)), rows: newRecordRows(src)}
 	return w, w.open(ctx)
 }
@@ -72,9 +73,13 @@ func (w *writer) Write(ctx context.Context, c *source.Chunk) (*dest.Result, erro
 	w.rows.start(c, w.s.plan.Options.HistoryPreserving)
 	defer w.rows.stop()
 	for {
+		if err := w.s.uploadsFailed(); err != nil {
+			return nil, err
+		}
 		result, err := w.attempt(ctx, c)
 		if err == nil {
 			w.s.noteWritten(c.Range)
+			w.s.tellUploads()
 			return result, nil
 		}
 		if ctx.Err() != nil {
@@ -187,10 +192,29 @@ func (w *writer) exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// try is one transaction. BEGIN and the fence travel with the first COPY, the
+// try is one transaction; with blobs, as often as files turn out to be
+// unreadable while they are sent.
+func (w *writer) try(ctx context.Context, c *source.Chunk) (*dest.Result, error) {
+	for {
+		result, err := w.transaction(ctx, c)
+		if err == nil {
+			return result, nil
+		}
+		w.rows.blobs.takeBack(w.s.plan.BlobBytes)
+		again, e := w.rows.unreadableBlob(ctx, err)
+		if e != nil {
+			return nil, e
+		}
+		if !again {
+			return nil, err
+		}
+	}
+}
+
+// transaction writes the chunk. BEGIN and the fence travel with the first COPY, the
 // note of the range with COMMIT: a chunk costs three round trips, with history
-// four.
-func (w *writer) try(ctx context.Context, c *source.Chunk) (_ *dest.Result, err error) {
+// four. Blobs come behind all other rows.
+func (w *writer) transaction(ctx context.Context, c *source.Chunk) (_ *dest.Result, err error) {
 	defer func() {
 		if err != nil && !w.conn.IsClosed() && w.conn.PgConn().TxStatus() != 'I' {
 			_ = w.exec(context.WithoutCancel(ctx), "ROLLBACK")
@@ -225,6 +249,9 @@ func (w *writer) try(ctx context.Context, c *source.Chunk) (_ *dest.Result, err 
 			return nil, err
 		}
 		fault.Point("chunk.rejects")
+	}
+	if err := r.copyBlobs(ctx, w.s, copyInto); err != nil {
+		return nil, err
 	}
 	return r.result, w.commit(ctx, c)
 }
@@ -292,6 +319,8 @@ type recordRows struct {
 	// gone are current records without a state: in history they get a row that
 	// says so.
 	gone []int
+
+	blobs blobRows
 }
 
 // reject is a record, by index, that cannot be written.
@@ -307,12 +336,14 @@ func newRecordRows(src source.Source) recordRows {
 // start takes a new chunk.
 func (r *recordRows) start(c *source.Chunk, history bool) {
 	r.chunk, r.history = c, history
+	r.blobs.start()
 }
 
 // stop gives back what the large records of the chunk took: the budget counts
 // them until the chunk is released, and this writer may not get another one.
 func (r *recordRows) stop() {
 	r.chunk = nil
+	r.blobs.stop()
 	r.encoder.Trim()
 	r.stream.trim()
 	if cap(r.scratch) > keepBuffer {
@@ -324,6 +355,7 @@ func (r *recordRows) stop() {
 func (r *recordRows) reset() {
 	r.result, r.forms, r.maxOID = new(dest.Result), jsonb.Counts{}, 0
 	r.rejects, r.gone = r.rejects[:0], r.gone[:0]
+	r.blobs.reset()
 }
 
 // total completes the result.
@@ -340,6 +372,7 @@ func (r *recordRows) copy(ctx context.Context, conn *pgx.Conn, sql string, next 
 	rows := &lease{stream: &r.stream}
 	tag, err := conn.PgConn().CopyFrom(ctx, rows, sql)
 	rows.end()
+	r.stream.closeBody()
 	if r.stream.err != nil {
 		return r.stream.err // the server only says that the client gave up
 	}
@@ -411,6 +444,9 @@ func (r *recordRows) object(ctx context.Context, index int, current bool) (made 
 	}
 	fault.Point("chunk.record")
 	r.count(row, size, current)
+	if isBlob(row) {
+		r.blobs.records = append(r.blobs.records, index)
+	}
 	r.stream.head = appendObjectHead(r.stream.head, record, row)
 	r.stream.tail = appendObjectTail(r.stream.tail, size, row.Refs)
 	r.stream.emit(row.State)
@@ -457,12 +493,6 @@ func (r *recordRows) encode(ctx context.Context, record *source.Record, index in
 			return nil, 0, nil, fmt.Errorf("encode oid %v, tid %v at %d: %w", record.OID, record.TID, record.Pos, err)
 		}
 		return nil, 0, &reject{index, rejected.Class, rejected.Reason}, nil
-	}
-	if string(row.Module) == "ZODB.blob" && string(row.Name) == "Blob" {
-		return nil, 0, nil, &dest.RefusedError{
-			Reason: fmt.Sprintf("oid %v, tid %v at %d is a blob; this release does not move blobs yet", record.OID, record.TID, record.Pos),
-			Hint:   "wait for a release that moves blobs",
-		}
 	}
 	reason := r.refused[index]
 	switch {

@@ -1,0 +1,137 @@
+package pgjsonb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/fault"
+	"github.com/zodb-convert/zodb-convert/source"
+)
+
+// lookBatch is for how many missing blobs are looked for in one transaction.
+const lookBatch = 200
+
+// lookAgain looks once more for the blobs that were missing. Those that are
+// there by now get their rows and leave the table of missing ones, in one
+// transaction with a correction of the totals.
+func (s *session) lookAgain(ctx context.Context, src source.Source, phase dest.Phase) error {
+	var missing int64
+	err := s.withControl(ctx, func(conn *pgx.Conn) error {
+		c, err := s.tables.CountBlobs(ctx, conn)
+		missing = c.Missing
+		return err
+	})
+	if err != nil || missing == 0 {
+		return err
+	}
+	w := &writer{s: s, role: "found", rows: newRecordRows(src)}
+	if err := w.open(ctx); err != nil {
+		return err
+	}
+	defer w.Close()
+	after := int64(-1)
+	for again := false; ; {
+		next, err := w.lookBehind(ctx, after, phase)
+		switch {
+		case err == nil && next == after:
+			return s.readTotals(ctx)
+		case err == nil:
+			after, again = next, false
+			continue
+		case again || ctx.Err() != nil || !lost(err) && !w.conn.IsClosed():
+			return s.fenced(err)
+		}
+		// What was committed has left the table.
+		again = true
+		closeQuietly(w.conn)
+		if err := w.open(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// readTotals brings the totals of the run up to date.
+func (s *session) readTotals(ctx context.Context) error {
+	return s.withControl(ctx, func(conn *pgx.Conn) error {
+		r, err := s.tables.Read(ctx, conn)
+		if err == nil && r != nil && r.ID == s.record.ID {
+			s.record.Totals = r.Totals
+		}
+		return err
+	})
+}
+
+// lookBehind looks for the next missing blobs behind a position and returns that
+// of the last one.
+func (w *writer) lookBehind(ctx context.Context, after int64, phase dest.Phase) (last int64, err error) {
+	records, err := w.s.tables.MissingAfter(ctx, w.conn, after, lookBatch)
+	if err != nil || len(records) == 0 {
+		return after, err
+	}
+	r := &w.rows
+	r.start(&source.Chunk{Records: records}, w.s.plan.Options.HistoryPreserving)
+	defer r.stop()
+	for {
+		r.reset()
+		for i := range records {
+			r.blobs.records = append(r.blobs.records, i)
+		}
+		if err := r.findBlobs(ctx, w.s.dest); err != nil {
+			return after, err
+		}
+		if len(r.blobs.found) == 0 {
+			return records[len(records)-1].Pos, nil
+		}
+		err := w.writeFound(ctx, phase)
+		if err == nil {
+			return records[len(records)-1].Pos, nil
+		}
+		if !w.conn.IsClosed() && w.conn.PgConn().TxStatus() != 'I' {
+			_ = w.exec(context.WithoutCancel(ctx), "ROLLBACK")
+		}
+		r.blobs.takeBack(w.s.plan.BlobBytes)
+		again, e := r.unreadableBlob(ctx, err)
+		if err = errors.Join(err, e); !again {
+			return after, err
+		}
+	}
+}
+
+// writeFound writes the rows of the blobs that were found, and anew those of the
+// others: why they are missing may have changed.
+func (w *writer) writeFound(ctx context.Context, phase dest.Phase) error {
+	r, s := &w.rows, w.s
+	positions := make([]int64, len(r.chunk.Records))
+	for i := range r.chunk.Records {
+		positions[i] = r.chunk.Records[i].Pos
+	}
+	if err := w.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "+s.tables.Fence(s.record, phase)); err != nil {
+		return err
+	}
+	tag, err := w.conn.Exec(ctx, `DELETE FROM `+s.tables.Missing+` WHERE pos = ANY ($1::int8[])`, positions)
+	if err != nil {
+		return fmt.Errorf("note which blobs were found: %w", err)
+	}
+	err = r.copyBlobs(ctx, s, func(table, columns string, next func() error) error {
+		return r.copy(ctx, w.conn, "COPY "+table+" "+columns+" FROM STDIN (FORMAT binary)", next)
+	})
+	if err != nil {
+		return err
+	}
+	r.result.MissingBlobs -= tag.RowsAffected()
+	correction, err := s.tables.CorrectionSQL(r.result)
+	if err != nil {
+		return err
+	}
+	fault.Point("blob.found")
+	if err := committed(w.conn.PgConn().Exec(ctx, correction+"; COMMIT")); err != nil {
+		return err
+	}
+	fault.Point("blob.added")
+	s.tellUploads()
+	return nil
+}
