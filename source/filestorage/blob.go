@@ -166,29 +166,31 @@ func (s *Source) Blob(ctx context.Context, r *source.Record) (*source.Blob, erro
 	if err != nil {
 		return nil, err
 	}
-	return s.findBlob(ctx, r.OID, r.TID, r.Pos, sc.end)
+	b, _, err := s.findBlob(ctx, r.OID, r.TID, r.Pos, sc.end)
+	return b, err
 }
 
-// findBlob finds the blob of the record at pos, which stands before limit.
-func (s *Source) findBlob(ctx context.Context, oid zodb.OID, tid zodb.TID, pos, limit int64) (*source.Blob, error) {
+// findBlob finds the blob of the record at pos, which stands before limit. It
+// also returns the tid under which the file lies.
+func (s *Source) findBlob(ctx context.Context, oid zodb.OID, tid zodb.TID, pos, limit int64) (b *source.Blob, found zodb.TID, err error) {
 	if s.blobs == nil {
-		return nil, &source.BlobError{OID: oid, TID: tid, Path: s.path, Missing: true, Problem: "has blobs, but no blob directory was given"}
+		return nil, 0, &source.BlobError{OID: oid, TID: tid, Path: s.path, Missing: true, Problem: "has blobs, but no blob directory was given"}
 	}
-	b, err := s.blobs.Find(ctx, oid, tid)
+	b, err = s.blobs.Find(ctx, oid, tid)
 	var missing *source.BlobError
 	if !errors.As(err, &missing) || !missing.Missing {
-		return b, err
+		return b, tid, err
 	}
 	for _, other := range s.otherTIDs(oid, tid, pos, limit) {
 		b, err := s.blobs.Find(ctx, oid, other)
 		if err == nil {
-			return under(b, tid), nil
+			return under(b, tid), other, nil
 		}
 		if again := (*source.BlobError)(nil); !errors.As(err, &again) {
-			return nil, err
+			return nil, 0, err
 		}
 	}
-	return nil, missing
+	return nil, 0, missing
 }
 
 // under is the blob of the revision tid whose file was found under another tid.

@@ -48,7 +48,19 @@
 // span chunks. For a ChunkBytes below the grid (tests), the ranges between two
 // places are cut finer while reading.
 //
-// Memory: a chunk takes its range in bytes, RecordCost for each of its records,
+// # Blobs
+//
+// A record is that of a blob if its class is ZODB.blob.Blob. Its bytes are a file
+// in the blob directory (package blobdir), under the oid of the record and the
+// tid of its transaction, also if the record is a back pointer: an undo copies
+// the file. Where that copy is missing, the file that it was made of is taken.
+// Scan looks for each file, and counts those that no record refers to; files
+// with a newer tid than the last transaction belong to transactions that are
+// being committed.
+//
+// # Memory
+//
+// A chunk takes its range in bytes, RecordCost for each of its records,
 // and DecodeFactor times its largest record for what decoding and writing need;
 // this is what it acquires from the Budget. The table of places takes 40 bytes
 // per quarter of a megabyte (16 MB for 100 GB), the set of seen oids a bit or so

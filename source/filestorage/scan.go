@@ -48,6 +48,8 @@ type scan struct {
 	otherTID int64 // records whose tid is not that of their transaction
 	otherAt  int64 // the first of them
 	chains   chainMemo
+
+	blobs *blobScan
 }
 
 // cut is a range of the file between two places where it may be cut. It reaches
@@ -66,7 +68,7 @@ type fallen struct {
 }
 
 func newScan() *scan {
-	return &scan{end: firstPos, sum: sha256.New(), oids: newOIDSet()}
+	return &scan{end: firstPos, sum: sha256.New(), oids: newOIDSet(), blobs: new(blobScan)}
 }
 
 // Scan implements source.Source. It reads the file once from front to back,
@@ -85,8 +87,9 @@ func (s *Source) Scan(ctx context.Context, opts source.ScanOptions) (*source.Inf
 	if until != 0 && (until < firstPos || size < until && (size != 0 || until != firstPos)) {
 		return nil, &ChangedError{s.path, until, fmt.Sprintf("it has only %d bytes", size)}
 	}
-	if s.scan == nil || s.scan.broken || s.scan.lost || until != 0 && s.scan.end > until {
+	if s.scan == nil || s.scan.broken || s.scan.lost || until != 0 && s.scan.end > until || s.blobs != nil && s.scan.blobs.lowers(opts.LargeBlob) {
 		s.scan = newScan()
+		s.scan.blobs.largeFrom = opts.LargeBlob
 	}
 	if s.scan.oids.max = opts.MaxSeen; opts.MaxSeen > 0 {
 		s.scan.oids.max = max(opts.MaxSeen, leastSeen)
@@ -100,14 +103,23 @@ func (s *Source) Scan(ctx context.Context, opts source.ScanOptions) (*source.Inf
 	sc.info.Python2 = python2
 	sc.info.Tail = ""
 	sc.broken = true
-	if err := sc.run(); err != nil {
+	if s.blobs == nil {
+		err = sc.run()
+	} else {
+		err = sc.runBlobs(ctx, size)
+	}
+	if err != nil {
 		return nil, err
 	}
 	sc.broken = false
 	if progress != nil {
 		progress(sc.end, sc.end)
 	}
-	return sc.result(size)
+	info, err := sc.result(size)
+	if err == nil && s.blobs != nil {
+		sc.report(info, opts.LargeBlob)
+	}
+	return info, err
 }
 
 // scanner is one run over the file.
@@ -119,6 +131,7 @@ type scanner struct {
 	z        inflater
 	until    int64
 	progress func(done, total int64)
+	refs     chan<- blobRef // nil without a blob directory
 }
 
 func (sc *scanner) tick(off int64) error {
@@ -284,6 +297,9 @@ func (sc *scanner) record(t *txn, pos int64) (int64, error) {
 	sc.info.LargestData = max(sc.info.LargestData, data.size)
 	if data.blob {
 		sc.blob(r.oid)
+		if err := sc.wanted(t, &r); err != nil {
+			return 0, err
+		}
 	}
 	end := r.end()
 	if end == t.end() {

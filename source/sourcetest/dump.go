@@ -28,7 +28,7 @@ func LoadDump(path string) ([]Transaction, error) {
 
 // ReadDump reads what Python has dumped: one JSON object a line for each
 // transaction, with tid and oid in hex, all other bytes in base64, and null for
-// the data of a deletion.
+// the data of a deletion. A record that is a blob tells its size and sha256.
 func ReadDump(r io.Reader) (list []Transaction, err error) {
 	in := json.NewDecoder(bufio.NewReader(r))
 	for n := 1; ; n++ {
@@ -38,6 +38,7 @@ func ReadDump(r io.Reader) (list []Transaction, err error) {
 			Records                      []struct {
 				OID  hexID
 				Data []byte
+				Blob *json.RawMessage
 			}
 		}
 		if err := in.Decode(&x); err == io.EOF {
@@ -47,10 +48,29 @@ func ReadDump(r io.Reader) (list []Transaction, err error) {
 		}
 		txn := Transaction{TID: zodb.TID(x.TID), User: x.User, Description: x.Description, Extension: x.Extension}
 		for _, r := range x.Records {
-			txn.Records = append(txn.Records, Record{OID: zodb.OID(r.OID), Data: r.Data})
+			blob, err := readBlob(r.Blob)
+			if err != nil {
+				return nil, fmt.Errorf("transaction %d, oid %v: %w", n, zodb.OID(r.OID), err)
+			}
+			txn.Records = append(txn.Records, Record{OID: zodb.OID(r.OID), Data: r.Data, Blob: blob})
 		}
 		list = append(list, txn)
 	}
+}
+
+// readBlob reads what the dump says of a blob.
+func readBlob(raw *json.RawMessage) (*Blob, error) {
+	if raw == nil {
+		return nil, nil
+	}
+	b := new(Blob)
+	if err := json.Unmarshal(*raw, b); err != nil {
+		return nil, fmt.Errorf("blob: %w", err)
+	}
+	if b.SHA256 == "" {
+		return nil, fmt.Errorf("blob: no sha256 in %s", *raw)
+	}
+	return b, nil
 }
 
 // hexID is an oid or tid as 16 hex digits.

@@ -32,6 +32,11 @@ type Case struct {
 	// stopped after each single one; above it, after that many of them.
 	ChunkSizes []int64
 	Most       int
+	// Orphans is how many blobs there are that no record refers to.
+	Orphans int64
+	// Scratch opens the source on a copy whose blob files may be changed; nil if
+	// its blobs are no files.
+	Scratch func(t testing.TB) source.Source
 }
 
 // Transaction is one transaction that the source must give.
@@ -46,6 +51,19 @@ type Transaction struct {
 type Record struct {
 	OID  zodb.OID
 	Data []byte
+	// Blob is what the record's blob must be; nil if it has none, or if the
+	// source was not told where its blobs are.
+	Blob *Blob
+}
+
+// Blob is what a blob must be: bytes, or a *source.BlobError.
+type Blob struct {
+	Size   int64
+	SHA256 string // in hex
+	// Missing and Unreadable blobs have no bytes.
+	Missing, Unreadable bool
+	// Elsewhere: its bytes are not where they should be, which a Note must say.
+	Elsewhere bool
 }
 
 // Run tests the source of c.
@@ -73,6 +91,9 @@ func Run(t *testing.T, c Case) {
 		t.Run(fmt.Sprintf("Follow by %d bytes", size), func(t *testing.T) { c.testFollow(t, size) })
 	}
 	t.Run("Growth", c.testGrowth)
+	if len(c.blobs()) > 0 {
+		c.runBlobs(t)
+	}
 }
 
 // open opens and scans the source.
