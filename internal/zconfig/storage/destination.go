@@ -31,6 +31,7 @@ func destination(n *node) (*Destination, error) {
 	}
 	unused, err := finish(readers...)
 	out.Unused = append(out.Unused, unused...)
+	sortByPlace(out.Unused)
 	return out, err
 }
 

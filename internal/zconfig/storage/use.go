@@ -66,13 +66,17 @@ func finish(readers ...*reader) ([]Unused, error) {
 		}
 		all = append(all, list...)
 	}
-	slices.SortFunc(all, func(a, b Unused) int {
+	sortByPlace(all)
+	return all, nil
+}
+
+func sortByPlace(list []Unused) {
+	slices.SortFunc(list, func(a, b Unused) int {
 		if c := strings.Compare(a.Pos.File, b.Pos.File); c != 0 {
 			return c
 		}
 		return a.Pos.Line - b.Pos.Line
 	})
-	return all, nil
 }
 
 // refuse is the error for a storage or a key that a conversion cannot follow.
