@@ -76,6 +76,14 @@ func (r *run) rememberMissing(ctx context.Context, session dest.Session) error {
 	return nil
 }
 
+// lookedAgain corrects the counts after the session has looked once more for
+// blobs that were missing.
+func (r *run) lookedAgain(session dest.Session) {
+	if r.report.Totals.MissingBlobs > 0 {
+		r.report.Totals = session.Run().Totals
+	}
+}
+
 // settleBlobs brings what is owed to S3, or to the manifest.
 //
 // The manifest comes first: once the objects that newer transactions replaced

@@ -252,6 +252,7 @@ func (r *run) load(ctx context.Context, session dest.Session, info *source.Info)
 	}
 	err := session.Loaded(ctx, r.src)
 	r.endPhase(info.Bytes - earlier)
+	r.lookedAgain(session)
 	if rejected := (*dest.RejectedError)(nil); errors.As(err, &rejected) {
 		return errors.Join(err, r.listFaults(ctx, session))
 	}
@@ -332,6 +333,7 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 		if from, err = session.Verify(ctx, r.src); err != nil {
 			return err
 		}
+		r.lookedAgain(session)
 	}
 	end := info.Identity.End
 	if from >= end {

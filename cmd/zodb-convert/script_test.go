@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -14,20 +17,27 @@ import (
 	"testing"
 	"time"
 
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
+	"github.com/zodb-convert/zodb-convert/internal/s3test"
 )
 
-var postgres pgtest.Shared
+var (
+	postgres pgtest.Shared
+	s3       s3test.Shared
+	scripts  atomic.Int64 // names the roles
+)
 
-// suite runs the tests and then stops the server: testscript.Main exits.
+// suite runs the tests and then stops the servers: testscript.Main exits.
 type suite struct{ *testing.M }
 
 func (s suite) Run() int {
 	code := s.M.Run()
 	postgres.Close()
+	s3.Close()
 	return code
 }
 
@@ -54,15 +64,79 @@ func TestMain(m *testing.M) {
 //	waitlog FILE TEXT               waits until the file holds the text
 //	signal NAME                     sends USR1, TERM or HUP to what runs in the background
 func TestScripts(t *testing.T) {
+	runScripts(t, "testdata/script", nil, nil)
+}
+
+// TestS3Scripts runs those that need an S3 server, a real one. Each script gets
+// an empty bucket of its own besides:
+//
+//	S3_BUCKET, S3_URL, S3_REGION    where it is
+//	S3_ACCESS, S3_SECRET            the keys of a user who may do everything in it
+//	NOBODY, NOBODY_SECRET           those of one who may do nothing
+//
+// and these commands:
+//
+//	objects KEY...       the bucket must hold exactly these
+//	spoil KEY            replaces an object by another one of the same size
+//	drop KEY             removes it
+func TestS3Scripts(t *testing.T) {
+	server := s3.Server(t)
+	runScripts(t, "testdata/s3", func(e *testscript.Env) {
+		bucket := server.NewBucket(t)
+		access, secret := server.NewUser(t)
+		server.Allow(t, bucket, access, "s3:*")
+		nobody, nobodySecret := server.NewUser(t)
+		for name, value := range map[string]string{
+			"S3_BUCKET": bucket, "S3_URL": server.URL(), "S3_REGION": s3test.Region,
+			"S3_ACCESS": access, "S3_SECRET": secret,
+			"NOBODY": nobody, "NOBODY_SECRET": nobodySecret,
+		} {
+			e.Setenv(name, value)
+		}
+	}, map[string]scriptCommand{
+		"objects": func(ts *testscript.TestScript, neg bool, want []string) {
+			have := slices.Sorted(maps.Keys(server.Snapshot(t, ts.Getenv("S3_BUCKET"))))
+			slices.Sort(want)
+			if slices.Equal(have, want) == neg {
+				ts.Fatalf("the bucket holds %d objects: %s", len(have), strings.Join(have, " "))
+			}
+		},
+		"spoil": func(ts *testscript.TestScript, neg bool, keys []string) {
+			for _, key := range keys {
+				data := server.Get(t, ts.Getenv("S3_BUCKET"), key)
+				server.Put(t, ts.Getenv("S3_BUCKET"), key, bytes.Repeat([]byte("?"), len(data)), nil)
+			}
+		},
+		"drop": func(ts *testscript.TestScript, neg bool, keys []string) {
+			for _, key := range keys {
+				bucket := ts.Getenv("S3_BUCKET")
+				_, err := server.Client(t).DeleteObject(t.Context(), &awss3.DeleteObjectInput{Bucket: &bucket, Key: &key})
+				ts.Check(err)
+			}
+		},
+	})
+}
+
+type scriptCommand = func(*testscript.TestScript, bool, []string)
+
+func runScripts(t *testing.T, dir string, setUp func(*testscript.Env), more map[string]scriptCommand) {
 	server := postgres.Server(t)
 	faulty := faultyProgram(t)
 	data, err := filepath.Abs("../../testdata")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var scripts atomic.Int64
+	commands := map[string]scriptCommand{
+		"exits":     exits,
+		"sql":       sqlResult,
+		"untouched": untouched,
+		"waitsql":   waitSQL,
+		"waitlog":   waitLog,
+		"signal":    sendSignal,
+	}
+	maps.Copy(commands, more)
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		UpdateScripts:       *update,
@@ -93,16 +167,12 @@ func TestScripts(t *testing.T) {
 			} {
 				e.Setenv(name, value)
 			}
+			if setUp != nil {
+				setUp(e)
+			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":     exits,
-			"sql":       sqlResult,
-			"untouched": untouched,
-			"waitsql":   waitSQL,
-			"waitlog":   waitLog,
-			"signal":    sendSignal,
-		},
+		Cmds: commands,
 	})
 }
 

@@ -92,6 +92,12 @@ type runJSON struct {
 	Started    time.Time   `json:"started" doc:"first start"`
 	Claimed    time.Time   `json:"claimed" doc:"latest start"`
 	Totals     dest.Result `json:"totals" doc:"counts so far"`
+	// What the run still has to settle.
+	Owed         int64  `json:"owed" doc:"uploads to S3 that are not done"`
+	OwedBytes    int64  `json:"owed_bytes" doc:"their bytes"`
+	MissingBlobs int64  `json:"missing_blobs" doc:"blobs that were not found or could not be read"`
+	Bucket       string `json:"bucket" doc:"where in S3 large blobs go, empty if nowhere"`
+	Prefix       string `json:"prefix" doc:"what their keys start with"`
 }
 
 func statusLine(name string, s *dest.State) *statusJSON {
@@ -108,6 +114,8 @@ func statusLine(name string, s *dest.State) *statusJSON {
 			Bytes: loaded(r), TotalBytes: r.Source.End,
 			Tool: r.Tool, Host: r.Host, PID: r.PID,
 			Started: r.Started, Claimed: r.Claimed, Totals: r.Totals,
+			Owed: s.Owed, OwedBytes: s.OwedBytes, MissingBlobs: s.Missing,
+			Bucket: r.Options.Bucket, Prefix: r.Options.Prefix,
 		}
 	}
 	return out
@@ -143,6 +151,14 @@ func statusText(name, config string, s *dest.State) string {
 		row("loaded", "%s of %s", progress.Bytes(loaded(r)), progress.Bytes(r.Source.End))
 		row("objects", "%s", progress.Count(r.Totals.Objects+r.Totals.Revisions))
 		row("rejected", "%s", progress.Count(r.Totals.Rejected))
+		if r.Options.Bucket != "" {
+			row("bucket", "%s", strings.TrimSuffix(r.Options.Bucket+"/"+r.Options.Prefix, "/"))
+			row("owed uploads", "%s, %s", progress.Count(s.Owed), progress.Bytes(s.OwedBytes))
+		}
+		if n := r.Totals.Blobs + r.Totals.S3Blobs; n+s.Missing > 0 {
+			row("blobs", "%s", progress.Count(n))
+			row("missing blobs", "%s", progress.Count(s.Missing))
+		}
 		row("go on with", "zodb-convert --incremental %s", quote(config))
 		row("undo with", "zodb-convert --abort %s", quote(config))
 	}
