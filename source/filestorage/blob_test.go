@@ -2,6 +2,7 @@ package filestorage_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -354,5 +355,60 @@ func TestScanStopsIfTheBlobDirectoryDisappears(t *testing.T) {
 	}
 	if _, err := s.Scan(t.Context(), source.ScanOptions{}); err == nil || !strings.Contains(err.Error(), "another directory") {
 		t.Errorf("Scan: %v", err)
+	}
+}
+
+// TestBlobWrittenTwiceInOneTransaction has one file for two records.
+func TestBlobWrittenTwiceInOneTransaction(t *testing.T) {
+	d := newData()
+	blob := put{oid: 9, data: []byte(blobPickle)}
+	d.add(' ', tid1, "", "", "", blob, put{oid: 10, data: []byte(blobPickle)}, blob)
+	dir := t.TempDir()
+	write(t, bushyPath(dir, 9, tid1), "bytes")
+	info := scan(t, openBlobs(t, file(t, d.buf), dir), 0)
+	if info.Blobs != 3 || info.BlobFiles != 1 || info.BlobBytes != 5 || info.MissingBlobs != 1 || info.OrphanBlobs != 0 {
+		t.Errorf("%+v", info)
+	}
+}
+
+// TestOrphansDoNotDependOnTheEndOfTheFile counts with a torn end, from which
+// the last tid cannot be guessed, and with tids that fall.
+func TestOrphansDoNotDependOnTheEndOfTheFile(t *testing.T) {
+	d := newData()
+	d.add(' ', tid3, "", "", "", put{oid: 9, data: []byte(blobPickle)})
+	d.add(' ', tid2, "", "falls", "", put{oid: 9, data: []byte(blobPickle)})
+	dir := t.TempDir()
+	for _, tid := range []zodb.TID{tid3, tid2, tid1, tid3 - 1, tid3 + 1} {
+		write(t, lawnPath(dir, 9, tid), "bytes")
+	}
+	for name, buf := range map[string][]byte{"whole": d.buf, "torn": append(d.buf[:len(d.buf):len(d.buf)], d.buf[4:60]...)} {
+		info := scan(t, openBlobs(t, file(t, buf), dir), 0)
+		if info.BlobFiles != 2 || info.MissingBlobs != 0 || info.OrphanBlobs != 2 {
+			t.Errorf("%s: %d found, %d missing, %d without a record", name, info.BlobFiles, info.MissingBlobs, info.OrphanBlobs)
+		}
+	}
+}
+
+// TestBlobRecordsOfAnotherTID looks for the file under the tid in the record,
+// too, if that is not the one of its transaction.
+func TestBlobRecordsOfAnotherTID(t *testing.T) {
+	d := newData()
+	at := d.add(' ', tid2, "", "", "", put{oid: 9, data: []byte(blobPickle)})
+	binary.BigEndian.PutUint64(d.buf[at[0]+8:], uint64(tid1))
+	dir := t.TempDir()
+	write(t, bushyPath(dir, 9, tid1), "bytes")
+	s := openBlobs(t, file(t, d.buf), dir)
+	if info := scan(t, s, 0); info.BlobFiles != 1 || info.OrphanBlobs != 0 {
+		t.Errorf("%+v", info)
+	}
+	b, err := s.Blob(t.Context(), &source.Record{OID: 9, TID: tid2, Pos: at[0]})
+	if err != nil || b.TID != tid2 || !strings.Contains(b.Note, tid1.String()) {
+		t.Errorf("%+v, %v", b, err)
+	}
+	for _, pos := range []int64{-1, 0, 4, at[0] + 1, 1 << 40} { // not where the record stands
+		var bad *source.BlobError
+		if _, err := s.Blob(t.Context(), &source.Record{OID: 9, TID: tid2, Pos: pos}); !errors.As(err, &bad) || !bad.Missing {
+			t.Errorf("position %d: %v", pos, err)
+		}
 	}
 }
