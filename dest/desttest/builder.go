@@ -1,10 +1,13 @@
 package desttest
 
 import (
+	"cmp"
 	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/zodb-convert/zodb-convert/source"
@@ -19,6 +22,7 @@ type Builder struct {
 	last  map[zodb.OID]int64
 	txns  []transaction
 	where []int64 // end of each transaction
+	lost  map[Revision]bool
 }
 
 type transaction struct {
@@ -42,11 +46,25 @@ type Record struct {
 	Rejected bool
 	// Gone says that Back leads to a deletion.
 	Gone bool
+	// Blob is not nil in the record of a blob: the bytes of its file.
+	Blob []byte
 }
+
+// BlobOf makes the record of a blob.
+func BlobOf(oid zodb.OID, content []byte) Record {
+	return Record{OID: oid, Data: []byte("\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."), Blob: append([]byte{}, content...)}
+}
+
+// Lose lets the file of a blob be missing in what Source makes from now on; Find
+// puts all of them back.
+func (b *Builder) Lose(oid zodb.OID, tid zodb.TID) { b.lost[Revision{OID: oid, TID: tid}] = true }
+
+// Find puts the lost files back.
+func (b *Builder) Find() { clear(b.lost) }
 
 // NewBuilder begins an empty database.
 func NewBuilder() *Builder {
-	return &Builder{file: []byte("FS30"), last: map[zodb.OID]int64{}}
+	return &Builder{file: []byte("FS30"), last: map[zodb.OID]int64{}, lost: map[Revision]bool{}}
 }
 
 // Commit appends a transaction and returns the positions of its records.
@@ -100,7 +118,60 @@ func (b *Builder) Prefix(n int) *Builder {
 			last[oid] = pos
 		}
 	}
-	return &Builder{file: b.file[:end:end], txns: b.txns[:n:n], where: b.where[:n:n], last: last}
+	return &Builder{file: b.file[:end:end], txns: b.txns[:n:n], where: b.where[:n:n], last: last, lost: b.lost}
+}
+
+// blobs calls fn for the blob of each revision. Of several records of an object
+// in one transaction the last counts.
+func (b *Builder) blobs(fn func(r Revision, content []byte)) {
+	for _, t := range b.txns {
+		last := map[zodb.OID]int{}
+		for i, r := range t.records {
+			last[r.OID] = i
+		}
+		for i, r := range t.records {
+			if r.Blob != nil && last[r.OID] == i {
+				fn(Revision{OID: r.OID, TID: t.TID}, r.Blob)
+			}
+		}
+	}
+}
+
+// writeBlobs makes a blob directory. It returns "" if there is no blob.
+func (b *Builder) writeBlobs(t testing.TB) (dir string) {
+	t.Helper()
+	b.blobs(func(r Revision, content []byte) {
+		if dir == "" {
+			dir = filepath.Join(t.TempDir(), "blobs")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, ".layout"), []byte("bushy"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b.lost[r] {
+			return
+		}
+		path := BlobPath(dir, r.OID, r.TID)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, content, 0o400); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return dir
+}
+
+// BlobPath is where a blob lies in a blob directory of layout bushy.
+func BlobPath(dir string, oid zodb.OID, tid zodb.TID) string {
+	path := dir
+	for shift := 56; shift >= 0; shift -= 8 {
+		path = filepath.Join(path, fmt.Sprintf("0x%02x", byte(oid>>shift)))
+	}
+	digits := strings.TrimLeft(fmt.Sprintf("%016x", uint64(tid)), "0")
+	return filepath.Join(path, "0x"+strings.Repeat("0", len(digits)%2)+digits+".blob")
 }
 
 // Source writes the file and opens it. The end of the test closes it.
@@ -110,7 +181,7 @@ func (b *Builder) Source(t testing.TB) source.Source {
 	if err := os.WriteFile(path, b.file, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	src, err := filestorage.Open(t.Context(), path, filestorage.Options{})
+	src, err := filestorage.Open(t.Context(), path, filestorage.Options{BlobDir: b.writeBlobs(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +198,15 @@ type Contents struct {
 	// Older are the other revisions, ascending; Gone ones say that the object
 	// does not exist. History-preserving only.
 	Older []Revision
+	// Blobs are those that there are, by oid and tid.
+	Blobs []Blob
+}
+
+// Blob is one revision of a blob.
+type Blob struct {
+	OID  zodb.OID
+	TID  zodb.TID
+	Size int64
 }
 
 // Revision is one revision of one object.
@@ -166,8 +246,16 @@ func (b *Builder) Want(history bool) Contents {
 			}
 		}
 	}
+	b.blobs(func(r Revision, content []byte) {
+		if (history || want.Current[r.OID] == r.TID) && !b.lost[r] {
+			want.Blobs = append(want.Blobs, Blob{r.OID, r.TID, int64(len(content))})
+		}
+	})
 	slices.Sort(want.Transactions)
 	SortRevisions(want.Older)
+	slices.SortFunc(want.Blobs, func(a, b Blob) int {
+		return cmp.Or(cmp.Compare(a.OID, b.OID), cmp.Compare(a.TID, b.TID))
+	})
 	return want
 }
 

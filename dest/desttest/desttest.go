@@ -25,8 +25,12 @@ type Database interface {
 	Open(t testing.TB, history bool) dest.Destination
 	// Contents reads everything.
 	Contents(t testing.TB, history bool) Contents
-	// Rows are all rows as text, in an order of their own; Schema is its
-	// definition. Two databases with equal content have equal ones.
+	// Blob reads the bytes of a blob; Upload does what a run has deferred.
+	Blob(t testing.TB, oid zodb.OID, tid zodb.TID) []byte
+	Upload(t testing.TB, owed []dest.OwedBlob)
+	// Rows are all rows as text, in an order of their own, and all objects of the
+	// bucket if there is one; Schema is its definition. Two databases with equal
+	// content have equal ones.
 	Rows(t testing.TB) []string
 	Schema(t testing.TB) string
 }
@@ -37,7 +41,15 @@ type Case struct {
 	New func(t testing.TB) Database
 	// History tells whether to test history-preserving, too.
 	History bool
+	// Blobs are the ways to test in which blobs of BlobThreshold bytes and more
+	// are uploaded. A destination without a bucket has dest.Inline alone.
+	Blobs []dest.BlobMode
+	// OnlyBlobs leaves out what has nothing to do with blobs.
+	OnlyBlobs bool
 }
+
+// BlobThreshold is where blobs of BlobSample that are to be kept elsewhere begin.
+const BlobThreshold = 1000
 
 // Run tests the destination.
 func Run(t *testing.T, c Case) {
@@ -47,7 +59,14 @@ func Run(t *testing.T, c Case) {
 	}
 	for name, history := range modes {
 		t.Run(name, func(t *testing.T) {
-			s := suite{c, history}
+			s := suite{Case: c, history: history, sample: Sample}
+			for _, mode := range c.Blobs {
+				blobs := suite{Case: c, history: history, sample: BlobSample, mode: mode}
+				t.Run("Blobs/"+string(mode), blobs.testBlobs)
+			}
+			if c.OnlyBlobs {
+				return
+			}
 			t.Run("ConvertsEverything", s.testConverts)
 			t.Run("ContinuesAfterEveryChunk", s.testContinues)
 			t.Run("CatchesUpFromEveryTransaction", s.testCatchesUp)
@@ -64,6 +83,8 @@ func Run(t *testing.T, c Case) {
 type suite struct {
 	Case
 	history bool
+	sample  func(history bool) *Builder
+	mode    dest.BlobMode
 }
 
 // Sample is a database with what a source can have: several revisions, deleted
@@ -128,12 +149,17 @@ type conversion struct {
 
 	workers                  int
 	continues, clear, accept bool
+	mode                     dest.BlobMode
+	acceptMissing            bool
 	// stopAfter stops the run when that many chunks are written; 0: never.
 	stopAfter int
 
 	totals dest.Result
 	chunks int
 	steps  []dest.Step
+	// What the session tells at the end.
+	missing []dest.MissingBlob
+	owed    []dest.OwedBlob
 }
 
 // run converts the way package pipeline does.
@@ -157,6 +183,7 @@ func (c *conversion) run(ctx context.Context) error {
 	session, err := c.dst.Begin(ctx, &dest.Plan{
 		Info: info, Workers: c.workers, Tool: "desttest", Continue: c.continues, Clear: c.clear, AcceptRejects: c.accept,
 		Options: dest.Options{HistoryPreserving: c.history, ChunkBytes: chunkBytes},
+		Blobs:   c.mode, AcceptMissingBlobs: c.acceptMissing,
 		Log: func(s dest.Step) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -167,7 +194,18 @@ func (c *conversion) run(ctx context.Context) error {
 		return err
 	}
 	defer session.Close()
-	return c.phases(ctx, session, info)
+	err = c.phases(ctx, session, info)
+	if rejected := (*dest.RejectedError)(nil); errors.As(err, &rejected) {
+		return errors.Join(err, c.listMissing(ctx, session))
+	}
+	return err
+}
+
+func (c *conversion) listMissing(ctx context.Context, session dest.Session) error {
+	return session.MissingBlobs(ctx, func(m *dest.MissingBlob) error {
+		c.missing = append(c.missing, *m)
+		return nil
+	})
 }
 
 func (c *conversion) phases(ctx context.Context, session dest.Session, info *source.Info) error {
@@ -180,6 +218,7 @@ func (c *conversion) phases(ctx context.Context, session dest.Session, info *sou
 		if err := session.Loaded(ctx, c.src); err != nil {
 			return err
 		}
+		c.totals = session.Run().Totals
 	}
 	if !verify {
 		if err := session.Finish(ctx); err != nil {
@@ -191,7 +230,33 @@ func (c *conversion) phases(ctx context.Context, session dest.Session, info *sou
 			return err
 		}
 	}
+	if err := c.settle(ctx, session); err != nil {
+		return err
+	}
 	return session.Complete(ctx)
+}
+
+// settle does what is owed. The manifest comes first, as in package pipeline.
+func (c *conversion) settle(ctx context.Context, session dest.Session) error {
+	if c.mode == dest.Deferred {
+		gone := map[string]bool{}
+		if err := session.Gone(ctx, func(key string) error { gone[key] = true; return nil }); err != nil {
+			return err
+		}
+		if err := session.Owed(ctx, func(o *dest.OwedBlob) error {
+			if gone[o.Key] {
+				return fmt.Errorf("%s is both owed and gone", o.Key)
+			}
+			c.owed = append(c.owed, *o)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	if err := c.listMissing(ctx, session); err != nil {
+		return err
+	}
+	return session.SettleBlobs(ctx, func(dest.UploadProgress) {})
 }
 
 func (c *conversion) options(done []source.Range) source.ReadOptions {
@@ -279,12 +344,16 @@ func (c *conversion) follow(ctx context.Context, session dest.Session, loaded *s
 
 func (s suite) convert(t *testing.T, db Database, b *Builder, change func(*conversion)) (*conversion, error) {
 	t.Helper()
-	c := &conversion{src: b.Source(t), dst: db.Open(t, s.history), history: s.history}
+	c := &conversion{src: b.Source(t), dst: db.Open(t, s.history), history: s.history, mode: s.mode}
 	defer c.dst.Close()
 	if change != nil {
 		change(c)
 	}
-	return c, c.run(t.Context())
+	err := c.run(t.Context())
+	if err == nil && len(c.owed) > 0 {
+		db.Upload(t, c.owed)
+	}
+	return c, err
 }
 
 func (s suite) must(t *testing.T, db Database, b *Builder, change func(*conversion)) *conversion {
@@ -339,15 +408,23 @@ func (s suite) testConverts(t *testing.T) {
 	s.check(t, empty, NewBuilder())
 }
 
+// step is how many places are left out where the same is done in several ways.
+func (s suite) step(n int) int {
+	if s.mode == "" {
+		return 1
+	}
+	return n
+}
+
 func (s suite) testContinues(t *testing.T) {
-	b := Sample(s.history)
+	b := s.sample(s.history)
 	whole := s.New(t)
 	chunks := s.must(t, whole, b, nil).chunks
 	want := look(t, whole)
 	if chunks < 8 {
 		t.Fatalf("%d chunks are too few to test anything", chunks)
 	}
-	for stop := 1; stop <= chunks; stop++ {
+	for stop := 1; stop <= chunks; stop += s.step(2) {
 		db := s.New(t)
 		if _, err := s.convert(t, db, b, func(c *conversion) { c.stopAfter = stop }); !errors.Is(err, errStop) {
 			t.Fatalf("stop after %d: %v", stop, err)
@@ -380,11 +457,11 @@ func (s suite) same(t *testing.T, want, got everything) {
 }
 
 func (s suite) testCatchesUp(t *testing.T) {
-	b := Sample(s.history)
+	b := s.sample(s.history)
 	whole := s.New(t)
 	s.must(t, whole, b, nil)
 	want := look(t, whole)
-	for n := 0; n <= b.Len(); n++ {
+	for n := 0; n <= b.Len(); n += s.step(3) {
 		db := s.New(t)
 		s.must(t, db, b.Prefix(n), nil)
 		// Stopped after every chunk, it is at each moment what the source was. (An
@@ -441,7 +518,7 @@ func (s suite) testRejects(t *testing.T) {
 }
 
 func (s suite) testDry(t *testing.T) {
-	b := Sample(s.history)
+	b := s.sample(s.history)
 	wet := s.must(t, s.New(t), b, nil)
 	src := b.Source(t)
 	if _, err := src.Scan(t.Context(), source.ScanOptions{}); err != nil {
@@ -573,7 +650,7 @@ func (s suite) testMix(t *testing.T) {
 }
 
 func (s suite) testAbort(t *testing.T) {
-	b := Sample(s.history)
+	b := s.sample(s.history)
 	db := s.New(t)
 	before := db.Schema(t)
 	abort := func() error {

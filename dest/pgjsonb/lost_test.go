@@ -75,7 +75,7 @@ func ownServer(t *testing.T) *database {
 	// A flush every 10 s lets a crash forget commits that did not wait for it.
 	s := pgtest.Start(t, pgtest.Setting("wal_writer_delay", "10s"), pgtest.Setting("wal_writer_flush_after", "100MB"))
 	s.NewRole(t, "zope", "zope-secret")
-	return &database{s, strings.Replace(s.NewDatabase(t, "OWNER zope"), "user=postgres", "user=zope", 1)}
+	return &database{server: s, dsn: strings.Replace(s.NewDatabase(t, "OWNER zope"), "user=postgres", "user=zope", 1)}
 }
 
 func TestServerThatIsRestartedIsWaitedFor(t *testing.T) {
