@@ -316,6 +316,14 @@ func (c *conversion) next(r *pipeline.Report) []string {
 		return []string{"To convert:", "  " + c.command()}
 	}
 	var lines []string
+	if r.Owed > 0 {
+		lines = append(lines, "Blobs are still to be uploaded. Until then do not pack the source, and leave its blobs in place.")
+		if r.Manifest == pipeline.ToStdout {
+			lines = append(lines, "To upload them, give the output, as a file, to zodb-convert --upload-blobs.")
+		} else {
+			lines = append(lines, "To upload them:", "  "+c.uploadCommand(r.Manifest))
+		}
+	}
 	switch g := r.Growth; {
 	case g.Replaced:
 		lines = append(lines, "The source is another database by now (packed or replaced): what it got since cannot be added. Convert it anew with --clear.")
@@ -326,14 +334,6 @@ func (c *conversion) next(r *pipeline.Report) []string {
 			"  "+c.command("--incremental"))
 	default:
 		lines = append(lines, "If the source changes before the site is stopped, this adds what is new:", "  "+c.command("--incremental"))
-	}
-	if r.Owed > 0 {
-		lines = append(lines, "The blobs in S3 are not uploaded yet. Until they are, do not pack the source and do not move its blobs.")
-		if r.Manifest == pipeline.ToStdout {
-			lines = append(lines, "To upload them, give the output, as a file, to zodb-convert --upload-blobs.")
-		} else {
-			lines = append(lines, "To upload them:", "  "+c.uploadCommand(r.Manifest))
-		}
 	}
 	return append(lines, "Then point the <pgjsonb> section of the site's configuration at the destination and start it.")
 }

@@ -154,7 +154,11 @@ func (s *Summary) blobs(b *strings.Builder) {
 			row(b, "blobs", Count(t.Blobs), Bytes(t.BlobBytes)+" in PostgreSQL")
 		}
 		if t.S3Blobs > 0 {
-			row(b, "blobs", Count(t.S3Blobs), Bytes(t.S3Bytes)+" in S3")
+			where := " in S3"
+			if r.Owed > 0 {
+				where = " for S3"
+			}
+			row(b, "blobs", Count(t.S3Blobs), Bytes(t.S3Bytes)+where)
 		}
 		if r.Manifest != "" {
 			row(b, "to be uploaded", Count(r.Owed), Bytes(r.OwedBytes)+", listed in "+manifestName(r))
