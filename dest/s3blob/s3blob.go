@@ -5,22 +5,42 @@
 //
 // The prefix belongs to the store; keys without it stand in blob_state.s3_key
 // and in manifests.
+//
+// It guarantees:
+//   - Put returns nil only if the server holds exactly the bytes of the blob.
+//     Their SHA-256 is computed first and kept with the object as metadata
+//     ("sha256"). Every request carries the SHA-256 of its body, signed, over
+//     http and https alike, so that the server refuses what was changed on its
+//     way. At the end the server's word on the whole object is compared: its
+//     checksum where it is the MD5 of what was sent, else size, metadata and
+//     number of parts.
+//   - A failed part is sent again, not the whole object. A server that is away is
+//     waited for (Config.Wait). What cannot be mended by waiting is an *Error
+//     that says why and what to do.
+//   - Keys are in no error, and no Store or Config prints them.
+//   - Memory does not depend on the size or the number of blobs: small ones
+//     (up to 512 KiB) are held in 48 buffers at most, 24 MiB; larger ones are
+//     read from the file as they are sent, with about 100 KiB for each request
+//     under way, of which 16 are parts. All in all less than 32 MiB.
 package s3blob
 
 import (
-	"context"
-	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
-	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
-// Config says where the bucket is and who asks.
+// Config says where the bucket is and who asks. Its own formatting hides the
+// keys; a struct that holds one in an unexported field must not be printed with
+// %v, because package fmt does not ask there.
 type Config struct {
 	Bucket, Prefix string
-	// EndpointURL is the server; "" for Amazon's.
+	// EndpointURL is the server; "" for Amazon's, or what AWS_ENDPOINT_URL_S3,
+	// AWS_ENDPOINT_URL or the profile name.
 	EndpointURL, Region string
 	// AccessKey and SecretKey are empty if environment, profile or instance role
 	// tell them.
@@ -35,12 +55,63 @@ type Config struct {
 	CAFile string
 	// Wait is how long to wait for a server that is away; 0 is 2 minutes.
 	Wait time.Duration
+	// Stall is how long a request may make no progress before it is given up and
+	// repeated; 0 is 30 seconds.
+	Stall time.Duration
 }
+
+// String tells everything but the keys.
+func (c Config) String() string {
+	return fmt.Sprintf("s3://%s/%s at %q, region %q, access key %s, secret key %s",
+		c.Bucket, c.Prefix, safeURL(c.EndpointURL), c.Region, given(c.AccessKey), given(c.SecretKey))
+}
+
+func given(key string) string {
+	if key == "" {
+		return "not given"
+	}
+	return "given"
+}
+
+// GoString is String.
+func (c Config) GoString() string { return c.String() }
+
+// Format is String, whatever the verb.
+func (c Config) Format(f fmt.State, _ rune) { fmt.Fprint(f, c.String()) }
 
 // Store is an open bucket. It is safe for concurrent use.
 type Store struct {
-	config Config
+	// config is without the keys.
+	config   Config
+	endpoint string // for messages; "" for Amazon's
+	plain    bool   // http
+	client   *s3.Client
+	// redact takes the keys out of a text. They are in no field that could be
+	// printed.
+	redact func(string) string
+
+	// parts has room for the parts that may be on their way at once.
+	parts chan struct{}
+	// buffers holds the free buffers for small objects; nil ones are not yet
+	// allocated.
+	buffers chan []byte
+
+	// answered is when the server last did what was asked, as nanoseconds since
+	// opened; 0 for never.
+	opened   time.Time
+	answered atomic.Int64
+	// headed: Probe has seen that HEAD is allowed.
+	headed atomic.Bool
 }
+
+// String is Name.
+func (s *Store) String() string { return s.Name() }
+
+// GoString is Name.
+func (s *Store) GoString() string { return s.Name() }
+
+// Format is Name, whatever the verb.
+func (s *Store) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.Name()) }
 
 // Error is what went wrong with an object or with the bucket.
 type Error struct {
@@ -73,33 +144,24 @@ func Key(oid zodb.OID, tid zodb.TID) string {
 	return fmt.Sprintf("blobs/%016x/%016x.blob", uint64(oid), uint64(tid))
 }
 
-// Open reads the configuration and finds the credentials. The server is not
-// asked yet.
-func Open(ctx context.Context, config Config) (*Store, error) {
-	return nil, errors.ErrUnsupported
+// Name is "s3://bucket/prefix", for messages.
+func (s *Store) Name() string {
+	if s.config.Prefix == "" {
+		return "s3://" + s.config.Bucket
+	}
+	return "s3://" + s.config.Bucket + "/" + s.config.Prefix
 }
 
-// Name is "s3://bucket/prefix", for messages.
-func (s *Store) Name() string { return "s3://" + s.config.Bucket + "/" + s.config.Prefix }
+// Bucket is the name of the bucket.
+func (s *Store) Bucket() string { return s.config.Bucket }
+
+// Prefix is what stands before every key, without a slash at its end.
+func (s *Store) Prefix() string { return s.config.Prefix }
 
 // FullKey puts the prefix before a key.
-func (s *Store) FullKey(key string) string { return s.config.Prefix + "/" + key }
-
-// Probe writes a small object and removes it, so that a wrong bucket, a wrong
-// key, a clock that is wrong or a missing right is found before the work.
-func (s *Store) Probe(ctx context.Context) error { return errors.ErrUnsupported }
-
-// Put uploads a blob and makes sure that the server has got it whole. sent is
-// told of bytes that are confirmed. A *source.BlobError says that the blob cannot
-// be read, an *Error that the store does not take it.
-func (s *Store) Put(ctx context.Context, key string, b *source.Blob, sent func(n int64)) error {
-	return errors.ErrUnsupported
+func (s *Store) FullKey(key string) string {
+	if s.config.Prefix == "" {
+		return key
+	}
+	return s.config.Prefix + "/" + key
 }
-
-// Has tells whether the store has exactly this blob under the key.
-func (s *Store) Has(ctx context.Context, key string, b *source.Blob) (bool, error) {
-	return false, errors.ErrUnsupported
-}
-
-// Delete removes an object; it may be gone already.
-func (s *Store) Delete(ctx context.Context, key string) error { return errors.ErrUnsupported }
