@@ -170,6 +170,9 @@ var zconfigLine = regexp.MustCompile(`(?m)^[ \t]*(</?[A-Za-z][^>\n]*>|%(define|i
 
 func parse(path string, text []byte, getenv func(string) (string, bool), required []string) (*Config, error) {
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
+	if err := limits(path, text); err != nil {
+		return nil, err
+	}
 	var top map[string]toml.Primitive
 	meta, err := toml.Decode(string(text), &top)
 	if err != nil {
@@ -184,13 +187,43 @@ func parse(path string, text []byte, getenv func(string) (string, bool), require
 	return r.config(top)
 }
 
+// Limits that no real configuration comes near to. The time that the library
+// takes grows with the square of the depth of tables and of dotted keys.
+const (
+	maxLine   = 8 << 10
+	maxBraces = 500
+	maxLines  = 10_000
+)
+
+// limits refuses what would keep the library busy for long.
+func limits(path string, text []byte) error {
+	number, braces := 0, 0
+	for line := range bytes.Lines(text) {
+		number++
+		braces += bytes.Count(line, []byte("{"))
+		reason := ""
+		switch {
+		case len(line) > maxLine:
+			reason = "the line is longer than any in a configuration (8 KB)"
+		case braces > maxBraces:
+			reason = "there are more { up to here than in any configuration"
+		case number > maxLines:
+			reason = fmt.Sprintf("a configuration has no more than %d lines", maxLines)
+		}
+		if reason != "" {
+			return &Error{Path: path, Line: number, Reason: reason}
+		}
+	}
+	return nil
+}
+
 // syntaxError keeps the message and the line and drops the quotation of the
 // file that the library offers: the line may hold a password.
 func syntaxError(path string, err error) error {
 	if e := (toml.ParseError{}); errors.As(err, &e) {
-		return &Error{Path: path, Line: e.Position.Line, Reason: "not TOML: " + e.Message}
+		return &Error{Path: path, Line: e.Position.Line, Reason: "not TOML: " + short(e.Message)}
 	}
-	return &Error{Path: path, Reason: "not TOML: " + err.Error()}
+	return &Error{Path: path, Reason: "not TOML: " + short(err.Error())}
 }
 
 // reader turns the parsed file into a Config.
@@ -349,7 +382,16 @@ func (r *reader) key(section string, known []key, name string, value toml.Primit
 }
 
 func (r *reader) fail(line int, reason, hint string) error {
-	return &Error{Path: r.path, Line: line, Reason: reason, Hint: hint}
+	return &Error{Path: r.path, Line: line, Reason: short(reason), Hint: short(hint)}
+}
+
+// short cuts a message that repeats a name without end.
+func short(message string) string {
+	const most = 1000
+	if len(message) <= most {
+		return message
+	}
+	return strings.ToValidUTF8(message[:most], "") + "..."
 }
 
 // suggest gives the nearest known word, or all of them.
