@@ -107,7 +107,7 @@ func write(t testing.TB, path, text string) {
 	}
 }
 
-// TestContractOnBlobDirectoriesFoundInPractice takes the whole contract through
+// TestContractOnBlobDirectoriesFoundInPractice takes the contract of blobs through
 // directories that are not as ZODB leaves them.
 func TestContractOnBlobDirectoriesFoundInPractice(t *testing.T) {
 	bushy := strings.TrimSuffix(blobData, ".fs") + ".blobs"
@@ -174,11 +174,10 @@ func TestContractOnBlobDirectoriesFoundInPractice(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			want := blobDump(t)
 			dir := c.change(t, copyDir(t, c.from), want)
-			sourcetest.Run(t, sourcetest.Case{
-				Open:       func(t testing.TB) source.Source { return openBlobs(t, blobData, dir) },
-				Want:       want,
-				Orphans:    orphans,
-				ChunkSizes: []int64{300 << 10},
+			sourcetest.RunBlobs(t, sourcetest.Case{
+				Open:    func(t testing.TB) source.Source { return openBlobs(t, blobData, dir) },
+				Want:    want,
+				Orphans: orphans,
 			})
 		})
 	}

@@ -51,6 +51,19 @@ func (c *Case) blobs() (list []wantBlob) {
 	return list
 }
 
+// RunBlobs tests only what concerns blobs: a source whose records were tested,
+// with its blobs in other places.
+func RunBlobs(t *testing.T, c Case) {
+	if c.Most == 0 {
+		c.Most = defaultMost
+	}
+	if len(c.blobs()) == 0 {
+		t.Fatal("the source has no blobs")
+	}
+	t.Run("Scan", c.testScan)
+	c.runBlobs(t)
+}
+
 func (c *Case) runBlobs(t *testing.T) {
 	t.Run("Blobs are counted", c.testBlobCounts)
 	t.Run("Large blobs", c.testLargeBlobs)
@@ -258,7 +271,7 @@ func checkBlob(ctx context.Context, s source.Source, r *source.Record, want *Blo
 func checkBytes(ctx context.Context, b *source.Blob, want *Blob, seed uint64) error {
 	reader, err := b.Open(ctx)
 	if err != nil {
-		return fmt.Errorf("Open: %w", err)
+		return fmt.Errorf("open: %w", err)
 	}
 	defer reader.Close()
 	all, err := io.ReadAll(io.NewSectionReader(reader, 0, b.Size+1))

@@ -66,13 +66,15 @@ type Blob struct {
 	Elsewhere bool
 }
 
+const defaultMost = 12
+
 // Run tests the source of c.
 func Run(t *testing.T, c Case) {
 	if c.ChunkSizes == nil {
 		c.ChunkSizes = []int64{1, 1000, 64 << 10, 300 << 10, 1 << 40}
 	}
 	if c.Most == 0 {
-		c.Most = 12
+		c.Most = defaultMost
 	}
 	t.Run("Scan", c.testScan)
 	t.Run("Transactions", c.testTransactions)
