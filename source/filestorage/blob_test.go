@@ -337,6 +337,13 @@ func TestScanWarnsOfOddBlobDirectories(t *testing.T) {
 	}
 }
 
+func TestScanWarnsOfTheWrongBlobDirectory(t *testing.T) {
+	info := scan(t, openBlobs(t, blobData, t.TempDir()), 0)
+	if text := strings.Join(info.Warnings, "\n"); !strings.Contains(text, "is it mounted?") || info.MissingBlobs == 0 {
+		t.Errorf("%d missing, warnings %q", info.MissingBlobs, text)
+	}
+}
+
 // TestScanStopsIfTheBlobDirectoryDisappears makes sure that an unmounted
 // directory is not taken for one whose blobs are missing.
 func TestScanStopsIfTheBlobDirectoryDisappears(t *testing.T) {

@@ -276,6 +276,9 @@ func (sc *scanner) report(info *source.Info, large int64) {
 	if w := sc.s.blobs.Warning(); w != "" {
 		add("%s", w)
 	}
+	if x.found == 0 && x.missing > 0 {
+		add("none of the %d blobs was found in %s; is it the blob directory of this database, and is it mounted?", x.missing, sc.s.blobs.Path())
+	}
 	if x.layout > 0 {
 		add("%d blobs lie in the layout that is not the one of the blob directory (%v); they are taken from there", x.layout, sc.s.blobs.Layout())
 	}

@@ -44,10 +44,11 @@ func python(t *testing.T) string {
 	return path
 }
 
-func startServer(t *testing.T) *server {
+// startServer starts a server; more may be its blob directory.
+func startServer(t *testing.T, more ...string) *server {
 	t.Helper()
 	s := &server{t: t, path: filepath.Join(t.TempDir(), "Data.fs")}
-	cmd := exec.Command(python(t), "testdata/live_writer.py", s.path)
+	cmd := exec.Command(python(t), append([]string{"testdata/live_writer.py", s.path}, more...)...)
 	cmd.Stderr = &s.log
 	var err error
 	if s.in, err = cmd.StdinPipe(); err != nil {
@@ -222,4 +223,44 @@ func TestPackDuringReading(t *testing.T) {
 		t.Errorf("the packed file passes for the one before")
 	}
 	contract(t, s.path, s.dump())
+}
+
+// TestScanWhileAServerWritesBlobs wants every blob of every transaction that a
+// scan accepts, and takes none of a transaction under way for one too many. An
+// aborted transaction may leave its file for a moment, but with a newer tid.
+func TestScanWhileAServerWritesBlobs(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "blobstorage")
+	s := startServer(t, dir)
+	const rounds = 300
+	s.send(fmt.Sprintf("blobs %d", rounds))
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.read()
+		done <- err
+	}()
+	growing := openBlobs(t, s.path, dir)
+	scans, last := 0, false
+	var info *source.Info
+	for !last {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatalf("the ZODB server: %v\n%s", err, s.log.String())
+			}
+			last = true // and once more, at rest
+		default:
+		}
+		whole := openBlobs(t, s.path, dir)
+		for _, src := range []*filestorage.Source{growing, whole} {
+			info = scan(t, src, 0)
+			if info.BlobFiles != info.Blobs || info.MissingBlobs != 0 || info.OrphanBlobs != 0 {
+				t.Fatalf("scan %d: %d blobs, %d files, %d missing, %d without a record", scans, info.Blobs, info.BlobFiles, info.MissingBlobs, info.OrphanBlobs)
+			}
+		}
+		whole.Close()
+		scans++
+	}
+	if info.Blobs < rounds || scans < 3 {
+		t.Errorf("%d blobs, %d scans", info.Blobs, scans)
+	}
 }

@@ -1,6 +1,6 @@
 """A ZODB server's part in a test: writes a FileStorage as told on stdin.
 
-usage: live_writer.py PATH
+usage: live_writer.py PATH [BLOB_DIR]
 
 Each line is a command; each answer ends with a line "." on stdout. dump prints
 what ZODB's own iterator reads in the file at that moment, as JSON lines.
@@ -8,6 +8,7 @@ what ZODB's own iterator reads in the file at that moment, as JSON lines.
 
 import base64
 import json
+import os
 import random
 import sys
 import zlib
@@ -19,13 +20,14 @@ from ZODB.FileStorage.FileStorage import FileIterator
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, z64
 
+BLOB = b"\x80\x03cZODB.blob\nBlob\nq\x00.\x80\x03N."
 ROOT = b"\x80\x03cpersistent.mapping\nPersistentMapping\nq\x00.\x80\x03}q\x01."
 
 
 class Server:
-    def __init__(self, path):
+    def __init__(self, path, blob_dir=None):
         self.path = path
-        self.file = FileStorage(path, create=True)
+        self.file = FileStorage(path, create=True, blob_dir=blob_dir)
         self.storage = zc.zlibstorage.ZlibStorage(self.file)
         self.random = random.Random(5)
         self.open = None  # the transaction that was voted on
@@ -89,6 +91,23 @@ class Server:
             else:
                 self.finish()
 
+    def blobs(self, rounds):
+        """Transactions with blobs: committed, aborted, undone."""
+        for _ in range(rounds):
+            self.open = self.begin()
+            for oid in self.random.sample(range(1000, 1020), self.random.randrange(1, 4)):
+                path = os.path.join(self.file.temporaryDirectory(), "upload")
+                with open(path, "wb") as f:
+                    f.write(self.random.randbytes(self.random.choice([0, 1, 100, 5000])))
+                self.storage.storeBlob(p64(oid), self.serial(p64(oid)), BLOB, path, "", self.open)
+            self.storage.tpc_vote(self.open)
+            if self.random.random() < 0.3:
+                self.abort()
+                continue
+            self.finish()
+            if self.random.random() < 0.3:
+                self.undo()
+
     def pack(self):
         import time
         self.storage.pack(time.time() + 1, referencesf, gc=False)
@@ -108,7 +127,7 @@ class Server:
 
 
 def main():
-    server = Server(sys.argv[1])
+    server = Server(*sys.argv[1:])
     for line in sys.stdin:
         name, *args = line.split()
         getattr(server, name)(*map(int, args))
