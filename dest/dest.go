@@ -155,7 +155,9 @@ type Step struct {
 
 // Session is a claimed run.
 type Session interface {
-	// Run is the record as claimed, with what earlier generations did.
+	// Run is the record as claimed, with what earlier generations did. Loaded,
+	// Verify and SettleBlobs bring its Totals up to date where blobs that had been
+	// missing were found, or the other way round.
 	Run() *Run
 	// Writer opens one of Plan.Workers writers. Each is used by one goroutine.
 	Writer(ctx context.Context, src source.Source) (Writer, error)

@@ -472,6 +472,12 @@ func (s *session) settleUploads(ctx context.Context, progress func(dest.UploadPr
 	s.uploadsMu.Lock()
 	s.uploads = nil
 	s.uploadsMu.Unlock()
+	if s.plan.AcceptMissingBlobs {
+		// Files that were gone when they were to be uploaded are missing blobs now.
+		if err := s.readTotals(ctx); err != nil {
+			return err
+		}
+	}
 	return s.uploadErrors(ctx)
 }
 

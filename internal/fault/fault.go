@@ -36,6 +36,17 @@
 //	chunk.sent        COMMIT is sent, its answer is not read
 //	chunk.committed   after its answer
 //
+//	blob.copied       the rows of blob_state are copied
+//	blob.owed         and those of the uploads that are owed
+//	blob.missing      and those of missing blobs
+//	blob.upload       before a blob is uploaded, or looked for in S3
+//	blob.uploaded     it is in S3, its row or that no more is owed is not committed
+//	blob.confirmed    before uploads that are done leave the table of owed ones
+//	blob.settled      after that was committed
+//	blob.found        the row of a blob that had been missing is copied
+//	blob.added        after that was committed
+//	blob.removed      replaced objects are removed from S3, which is not yet noted
+//
 //	loaded.begin      every chunk is written
 //	loaded.checked    and found in the table of chunks
 //	loaded.done       the run is in its finishing phase
