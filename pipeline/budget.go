@@ -11,11 +11,19 @@ import (
 // few workers keep between records. Measured at 40 to 60 MB with 8 workers.
 const overheadMemory = 64 << 20
 
+// blobMemory is what uploads to S3 take, whatever the number and the size of
+// the blobs (package s3blob); streaming them to PostgreSQL takes less.
+const blobMemory = 32 << 20
+
 // inFlight is how many bytes of chunks may be in flight within a memory of
-// total bytes when the set of seen oids takes seen bytes. Half of what is left
+// total bytes when the set of seen oids takes seen bytes and the source has so
+// many blobs. Half of what is left
 // after the fixed part goes to chunks, because the garbage collector lets the
 // heap grow before it collects.
-func inFlight(total, seen int64) int64 {
+func inFlight(total, seen, blobs int64) int64 {
+	if blobs > 0 {
+		seen += blobMemory
+	}
 	return max((total-overheadMemory-seen)/2, 8<<20)
 }
 

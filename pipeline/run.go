@@ -317,7 +317,7 @@ func (r *run) readOptions(info *source.Info, done []source.Range) source.ReadOpt
 		History:    r.dst.HistoryPreserving(),
 		ChunkBytes: r.opts.ChunkBytes,
 		Done:       done,
-		Budget:     newBudget(inFlight(r.opts.Memory, info.SeenBytes)),
+		Budget:     newBudget(inFlight(r.opts.Memory, info.SeenBytes, info.Blobs)),
 	}
 }
 

@@ -15,13 +15,17 @@ import (
 	"testing"
 
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
+	"github.com/zodb-convert/zodb-convert/internal/s3test"
 	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
 )
 
 const (
 	// What the pages write, and what it is replaced by.
-	exampleData = "/srv/plone/var/filestorage/Data.fs"
-	exampleDSN  = "dbname=zodb_new user=zodb host=localhost"
+	exampleData   = "/srv/plone/var/filestorage/Data.fs"
+	exampleDSN    = "dbname=zodb_new user=zodb host=localhost"
+	exampleBlobs  = "/srv/plone/var/blobstorage"
+	exampleCache  = "/srv/plone/var/blobcache"
+	exampleBucket = "plone-blobs"
 
 	// The database that the pages convert.
 	exampleSource = "plone.fs"
@@ -33,11 +37,15 @@ const (
 // clone.
 var scriptLine = regexp.MustCompile(`^(scripts/(demo|test|soak|bench)\b|git clone |cd )`)
 
-var postgres pgtest.Shared
+var (
+	postgres pgtest.Shared
+	s3       s3test.Shared
+)
 
 func TestMain(m *testing.M) {
 	code := m.Run()
 	postgres.Close()
+	s3.Close()
 	os.Exit(code)
 }
 
@@ -84,7 +92,11 @@ func TestWhatThePagesShowWorks(t *testing.T) {
 			if len(found) == 0 {
 				return
 			}
-			newReader(t, path, bin).follow(found)
+			r := newReader(t, path, bin)
+			if strings.Contains(read(t, path), exampleBucket) {
+				r.giveBucket()
+			}
+			r.follow(found)
 		})
 	}
 }
@@ -93,7 +105,7 @@ func TestWhatThePagesShowWorks(t *testing.T) {
 type reader struct {
 	t         *testing.T
 	page, dir string
-	replace   *strings.Replacer
+	examples  []string // what the page writes, and what it is replaced by
 	env       []string
 	output    string // of the block before
 }
@@ -109,23 +121,38 @@ func newReader(t *testing.T, page, bin string) *reader {
 	server.Exec(t, server.DSN(admin), "DROP DATABASE IF EXISTS zodb_new WITH (FORCE)")
 	server.Exec(t, server.DSN(admin), "DROP ROLE IF EXISTS zodb")
 	r := &reader{t: t, page: page, dir: dir,
-		replace: strings.NewReplacer(
+		examples: []string{
 			"sudo -u postgres ", "",
 			exampleData, filepath.Join(dir, "Data.fs"),
-			exampleDSN, server.DSNAs("zodb_new", "zodb")),
+			exampleBlobs, filepath.Join(dir, "blobstorage"),
+			exampleCache, filepath.Join(dir, "blobcache"),
+			exampleDSN, server.DSNAs("zodb_new", "zodb")},
 		env: append(os.Environ(),
 			"PATH="+bin+":"+filepath.Dir(server.Tool("psql"))+":"+os.Getenv("PATH"),
 			"GOBIN="+filepath.Join(dir, "bin"), "TESTDATA="+data,
 			"PGHOST="+server.Dir(), "PGPORT="+strconv.Itoa(server.Port()), "PGUSER="+pgtest.Superuser),
 	}
 	r.write(filepath.Join(dir, "Data.fs"), read(t, filepath.Join(data, exampleSource)))
+	if err := os.Mkdir(filepath.Join(dir, "blobstorage"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	return r
+}
+
+// giveBucket gives the reader a real bucket. Keys and server come from the
+// environment, as the pages recommend.
+func (r *reader) giveBucket() {
+	server := s3.Server(r.t)
+	r.examples = append(r.examples, exampleBucket, server.NewBucket(r.t))
+	r.env = append(r.env, "AWS_ENDPOINT_URL="+server.URL(), "AWS_REGION="+s3test.Region, "AWS_DEFAULT_REGION="+s3test.Region,
+		"AWS_ACCESS_KEY_ID="+server.AccessKey, "AWS_SECRET_ACCESS_KEY="+server.SecretKey)
 }
 
 func (r *reader) follow(found []block) {
 	r.t.Helper()
+	replace := strings.NewReplacer(r.examples...)
 	for _, b := range found {
-		text := r.replace.Replace(b.text)
+		text := replace.Replace(b.text)
 		where := r.dir
 		if b.inClone {
 			where = root
@@ -156,7 +183,7 @@ func (r *reader) follow(found []block) {
 		case "xml":
 			r.openSite(b, text)
 		case "text":
-			if line := missingLines(b.text, r.output); line != "" {
+			if line := missingLines(text, r.output); line != "" {
 				r.t.Errorf("%s:%d: not printed: %s\nprinted was:\n%s", r.page, b.line, line, r.output)
 			}
 		}
