@@ -137,6 +137,16 @@ func (b *Builder) blobs(fn func(r Revision, content []byte)) {
 	}
 }
 
+// Bytes are those of a blob, nil if there is none.
+func (b *Builder) Bytes(oid zodb.OID, tid zodb.TID) (found []byte) {
+	b.blobs(func(r Revision, content []byte) {
+		if r.OID == oid && r.TID == tid {
+			found = content
+		}
+	})
+	return found
+}
+
 // writeBlobs makes a blob directory. It returns "" if there is no blob.
 func (b *Builder) writeBlobs(t testing.TB) (dir string) {
 	t.Helper()

@@ -53,16 +53,9 @@ func (d *Destination) inS3(size int64) bool {
 func (d *Destination) options(o dest.Options) dest.Options {
 	o.Bucket, o.Prefix, o.BlobThreshold = "", "", 0
 	if d.config.S3 != nil {
-		o.Bucket, o.Prefix = place(d.config.S3)
-		o.BlobThreshold = d.config.BlobThreshold
+		o.Bucket, o.Prefix, o.BlobThreshold = d.config.S3.Bucket(), d.config.S3.Prefix(), d.config.BlobThreshold
 	}
 	return o
-}
-
-// place takes the name of a store apart: s3://bucket/prefix.
-func place(s *s3blob.Store) (bucket, prefix string) {
-	bucket, prefix, _ = strings.Cut(strings.TrimPrefix(s.Name(), "s3://"), "/")
-	return bucket, strings.Trim(prefix, "/")
 }
 
 // checkBlobs refuses blobs that cannot be written, before the load.

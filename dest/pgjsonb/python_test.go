@@ -2,6 +2,7 @@ package pgjsonb_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"os"
@@ -218,6 +219,58 @@ func TestSiteReadsWhatWasWrittenAndMissesWhatWasDeleted(t *testing.T) {
 		lines = append(lines, "next True")
 		got := strings.Split(strings.TrimSpace(python(t, readSite, d.dsn, fmt.Sprint(history), strings.Join(oids, ","))), "\n")
 		if diff := cmp.Diff(lines, got); diff != "" {
+			t.Errorf("(-want +read):\n%s", diff)
+		}
+	})
+}
+
+// openBlobs opens the blobs that are named, by the storage and those that are
+// current as an application does, and prints what is in them.
+const openBlobs = `
+import sys, hashlib, tempfile
+import ZODB
+from ZODB.utils import p64, u64
+from ZODB.POSException import POSKeyError
+from zodb_pgjsonb.storage import PGJsonbStorage
+history = sys.argv[2] == "true"
+with tempfile.TemporaryDirectory() as temp:
+    s = PGJsonbStorage(sys.argv[1], history_preserving=history, cache_warm_pct=0, blob_temp_dir=temp)
+    db = ZODB.DB(s)
+    conn = db.open()
+    i = s.new_instance()
+    i.poll_invalidations()
+    for name in sys.argv[3].split(","):
+        oid, tid = map(int, name.split(":"))
+        with open(i.loadBlob(p64(oid), p64(tid)), "rb") as f:
+            data = f.read()
+        try:
+            current = u64(i.load(p64(oid))[1]) == tid
+        except POSKeyError: # deleted, or no blob any more
+            current = False
+        if current:
+            with conn.get(p64(oid)).open("r") as f:
+                assert f.read() == data
+        print(oid, tid, hashlib.sha256(data).hexdigest())
+    i.release()
+    conn.close()
+    db.close()
+`
+
+func TestSiteOpensEveryBlob(t *testing.T) {
+	modes(t, func(t *testing.T, history bool) {
+		d, b := newDatabase(t), desttest.BlobSample(history)
+		b.Commit(desttest.Transaction{TID: 1 << 59}, desttest.BlobOf(900, bytes.Repeat([]byte("0123456789"), 600_000)))
+		convert(t, d, b, history)
+		var names, want []string
+		for _, blob := range b.Want(history).Blobs {
+			names = append(names, fmt.Sprintf("%d:%d", uint64(blob.OID), uint64(blob.TID)))
+			want = append(want, fmt.Sprintf("%d %d %x", uint64(blob.OID), uint64(blob.TID), sha256.Sum256(b.Bytes(blob.OID, blob.TID))))
+		}
+		if len(want) < 50 {
+			t.Fatalf("only %d blobs", len(want))
+		}
+		got := strings.Split(strings.TrimSpace(python(t, openBlobs, d.dsn, fmt.Sprint(history), strings.Join(names, ","))), "\n")
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +read):\n%s", diff)
 		}
 	})
