@@ -23,6 +23,7 @@ import (
 
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
 	"github.com/zodb-convert/zodb-convert/internal/s3test"
+	"github.com/zodb-convert/zodb-convert/internal/s3test/faults"
 )
 
 var (
@@ -72,6 +73,7 @@ func TestScripts(t *testing.T) {
 //
 //	S3_BUCKET, S3_URL, S3_REGION    where it is
 //	S3_ACCESS, S3_SECRET            the keys of a user who may do everything in it
+//	SLOW_URL                        the server behind a line of 2 MB a second
 //	NOBODY, NOBODY_SECRET           those of one who may do nothing
 //
 // and these commands:
@@ -81,6 +83,7 @@ func TestScripts(t *testing.T) {
 //	drop KEY             removes it
 func TestS3Scripts(t *testing.T) {
 	server := s3.Server(t)
+	slow := server.NewProxy(t, faults.Settings{Rate: 2 << 20})
 	runScripts(t, "testdata/s3", func(e *testscript.Env) {
 		bucket := server.NewBucket(t)
 		access, secret := server.NewUser(t)
@@ -89,7 +92,8 @@ func TestS3Scripts(t *testing.T) {
 		for name, value := range map[string]string{
 			"S3_BUCKET": bucket, "S3_URL": server.URL(), "S3_REGION": s3test.Region,
 			"S3_ACCESS": access, "S3_SECRET": secret,
-			"NOBODY": nobody, "NOBODY_SECRET": nobodySecret,
+			"SLOW_URL": slow.URL(),
+			"NOBODY":   nobody, "NOBODY_SECRET": nobodySecret,
 		} {
 			e.Setenv(name, value)
 		}
