@@ -1,3 +1,5 @@
+//go:build unix
+
 // Package pgtest starts a real PostgreSQL for tests, in a directory of its own,
 // and takes it away again.
 //

@@ -1,0 +1,5 @@
+package s3test
+
+import "syscall"
+
+func childAttr() *syscall.SysProcAttr { return nil }
