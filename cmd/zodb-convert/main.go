@@ -12,8 +12,6 @@ package main
 import (
 	"context"
 	"os"
-	"runtime"
-	"runtime/debug"
 )
 
 func main() {
@@ -25,19 +23,4 @@ func main() {
 	ctx, signals := watchSignals(context.Background())
 	a.signals = signals
 	os.Exit(a.run(ctx, os.Args[1:]))
-}
-
-// release is set by the linker where a release is built.
-var release = ""
-
-// version names the release, or the commit that the binary was built from.
-func version() string {
-	v := release
-	if info, ok := debug.ReadBuildInfo(); ok && v == "" {
-		v = info.Main.Version
-	}
-	if v == "" || v == "(devel)" {
-		v = "development"
-	}
-	return v + " (" + runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH + ")"
 }
