@@ -65,6 +65,9 @@ const (
 type State struct {
 	Condition Condition
 	Run       *Run // Interrupted
+	// Live tells that the process of Run still works on it, as far as the server
+	// can see.
+	Live bool
 	// Filled and Interrupted: how much is there. RootOnly is the trap of a site that was
 	// started once on the new database.
 	Transactions, Objects int64

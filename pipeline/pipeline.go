@@ -95,13 +95,15 @@ const (
 type Report struct {
 	Source      source.Info
 	Destination string
-	Resumed     bool
-	DryRun      bool
-	Totals      dest.Result // earlier starts of the run included
-	CaughtUp    int64       // transactions that came after the first start
-	Phases      []PhaseTime
-	PeakMemory  int64 // bytes, resident set
-	Growth      source.Growth
+	// Found is what the destination held before.
+	Found      dest.Condition
+	Resumed    bool
+	DryRun     bool
+	Totals     dest.Result // earlier starts of the run included
+	CaughtUp   int64       // transactions that came after the first start
+	Phases     []PhaseTime
+	PeakMemory int64 // bytes, resident set
+	Growth     source.Growth
 	// Rejects are the first rejected records, without their data.
 	Rejects     []dest.Reject
 	RejectsFile string

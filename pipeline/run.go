@@ -71,6 +71,7 @@ func (r *run) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.report.Found = state.Condition
 	for _, n := range state.Notes {
 		r.note(n)
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/zodb-convert/zodb-convert/dest"
 )
 
 const (
@@ -82,7 +84,7 @@ func Alive(ctx context.Context, q Querier, r *Record, host string) (bool, error)
 		return false, nil
 	}
 	for deadline := time.Now().Add(3 * time.Second); ; {
-		control, err := hasControl(ctx, q, r)
+		control, err := hasControl(ctx, q, r.ID, r.Generation)
 		if err != nil || !control {
 			return false, err
 		}
@@ -95,13 +97,21 @@ func Alive(ctx context.Context, q Querier, r *Record, host string) (bool, error)
 	}
 }
 
-func hasControl(ctx context.Context, q Querier, r *Record) (bool, error) {
-	found, err := Backends(ctx, q, r.ID)
+// Working is Alive without the patience: it tells what can be seen now.
+func Working(ctx context.Context, q Querier, r *dest.Run, host string) (bool, error) {
+	if r.Host == host && !processExists(r.PID) {
+		return false, nil
+	}
+	return hasControl(ctx, q, r.ID, r.Generation)
+}
+
+func hasControl(ctx context.Context, q Querier, runID string, generation int64) (bool, error) {
+	found, err := Backends(ctx, q, runID)
 	if err != nil {
 		return false, err
 	}
 	for _, b := range found {
-		if b.Generation == r.Generation && b.Role == appControl {
+		if b.Generation == generation && b.Role == appControl {
 			return true, nil
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -156,6 +157,10 @@ func (a *app) problem(err error) *progress.Problem {
 	case errors.Is(err, context.Canceled):
 		p.ExitCode, p.Message = exitInterrupted, "interrupted"
 	}
+	if strings.Contains(p.Message, "there is no such") {
+		// The cause is for programs; it says the same.
+		p.Message = strings.TrimSuffix(p.Message, ": "+fs.ErrNotExist.Error())
+	}
 	if hint != "" {
 		// Error puts the hint behind the sentence; here it gets its own line.
 		p.Message = strings.TrimSuffix(p.Message, "; "+hint)
@@ -233,9 +238,9 @@ func (a *app) redact(text string) string {
 	return text
 }
 
-// readConfig reads CONFIG and says which of its keys have no effect.
-func (a *app) readConfig(path string) (*config.Config, error) {
-	c, err := config.Read(path, a.getenv)
+// readConfig reads the configuration and notes what is secret in it.
+func (a *app) readConfig(from *origin) (*config.Config, error) {
+	c, err := from.Read(a.getenv)
 	if err != nil {
 		return nil, err
 	}
@@ -244,22 +249,13 @@ func (a *app) readConfig(path string) (*config.Config, error) {
 	return c, nil
 }
 
-// oneConfig is the rule for arguments of every command.
-func oneConfig(cmd *cobra.Command, args []string) error {
-	switch {
-	case len(args) == 1:
-		return nil
-	case len(args) == 0:
-		return usage("CONFIG is missing: name the TOML file that says what to convert", "zodb-convert --help tells more")
-	}
+// nearestCommand gives the command that was meant, or "".
+func nearestCommand(cmd *cobra.Command, word string) string {
 	var commands []string
 	for _, c := range cmd.Commands() {
 		commands = append(commands, c.Name())
 	}
-	if c := nearest.Word(args[0], commands); c != "" {
-		return usage(fmt.Sprintf("unknown command %q; did you mean %q?", args[0], c))
-	}
-	return usage(fmt.Sprintf("one CONFIG is wanted, and there are %d: %s", len(args), strings.Join(args[:min(len(args), dest.ListMax)], ", ")))
+	return nearest.Word(word, commands)
 }
 
 // flagError turns what is wrong with a flag into a sentence.

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,8 @@ import (
 )
 
 const convertHelp = `Move a ZODB (FileStorage) into zodb-pgjsonb: every object as JSON in PostgreSQL.
-Usage: zodb-convert [flags] CONFIG          convert what CONFIG (TOML) names
+Usage: zodb-convert [flags] CONFIG          convert what CONFIG names: TOML, or
+                                            ZConfig as zodbconvert takes it
        zodb-convert status [--json] CONFIG  what an interrupted run has done
        zodb-convert --upload-blobs MANIFEST [flags] [CONFIG]
 
@@ -40,9 +42,16 @@ the machine: better set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY):
 
 `
 
+// sitesHelp stands for the flags of origin.
+const sitesHelp = `Sites (take an end of the conversion from a zope.conf instead of CONFIG; the
+database is NAME, or else main, or the only one):
+  --source-zope-conf FILE  --source-db NAME  --dest-zope-conf FILE  --dest-db NAME
+
+`
+
 // convertOptions are the flags of the conversion.
 type convertOptions struct {
-	config      string
+	from        origin
 	workers     int
 	incremental bool
 	dryRun      bool
@@ -70,9 +79,6 @@ func newConvertCommand(a *app) *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				o.config = args[0]
-			}
 			o.s3.given = cmd.Flags().Changed
 			a.keepS3Secrets(&o.s3.S3)
 			if err := o.contradictions(&a.output); err != nil {
@@ -102,11 +108,12 @@ func newConvertCommand(a *app) *cobra.Command {
 	general := f.FlagUsages()
 	blobs := o.blobFlags()
 	f.AddFlagSet(blobs)
+	f.AddFlagSet(o.from.siteFlags())
 	f.AddFlagSet(o.s3.flags())
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.SetVersionTemplate("zodb-convert {{.Version}}\n")
 	cmd.SetHelpFunc(func(*cobra.Command, []string) {
-		fmt.Fprint(a.stdout, convertHelp, general, "\nBlobs:\n", blobs.FlagUsages(), "\n", s3Help, exitStatus)
+		fmt.Fprint(a.stdout, convertHelp, general, "\nBlobs:\n", blobs.FlagUsages(), "\n", sitesHelp, s3Help, exitStatus)
 	})
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	return cmd
@@ -127,10 +134,11 @@ func (o *convertOptions) blobFlags() *pflag.FlagSet {
 // arguments is the rule for arguments: one CONFIG, which --upload-blobs may do
 // without.
 func (o *convertOptions) arguments(cmd *cobra.Command, args []string) error {
-	if o.upload != "" && len(args) == 0 {
+	o.from.DestinationOnly = o.upload != ""
+	if o.upload != "" && len(args) == 0 && o.from.DestinationSite == "" {
 		return nil
 	}
-	return oneConfig(cmd, args)
+	return o.from.take(cmd, args)
 }
 
 // defaultWorkers is one for each processor. More than eight seldom help: the
@@ -180,7 +188,7 @@ func (o *convertOptions) blobMode() dest.BlobMode {
 
 // convert is the command.
 func (a *app) convert(ctx context.Context, o *convertOptions) error {
-	c, err := a.readConfig(o.config)
+	c, err := a.readConfig(&o.from)
 	if err != nil {
 		return err
 	}
@@ -196,7 +204,7 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 	}
 	limitMemory(o.memory, a.getenv)
 
-	dst, err := openDestination(ctx, c, o.config)
+	dst, err := openDestination(ctx, c, o.from.destinationPath())
 	if err != nil {
 		return err
 	}
@@ -287,14 +295,22 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 	return &failure{err: err, hints: c.goOn(err)}
 }
 
-// tellUnused names the keys of CONFIG that have no effect, at -v.
+// tellUnused names the keys of CONFIG that have no effect, at -v, and what in it
+// is probably right.
 func (c *conversion) tellUnused(d *progress.Display) {
+	for _, w := range c.config.Warnings {
+		d.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(), Text: w})
+	}
 	if !c.output.verbose {
 		return
 	}
 	for _, u := range c.config.Unused {
+		section := u.Section
+		if !strings.HasPrefix(section, "<") {
+			section = "[" + section + "]"
+		}
 		d.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(),
-			Text: fmt.Sprintf("%s:%d: the key %q in [%s] has no effect: %s", c.options.config, u.Line, u.Key, u.Section, u.Why)})
+			Text: fmt.Sprintf("%s:%d: the key %q in %s has no effect: %s", u.Path, u.Line, u.Key, section, u.Why)})
 	}
 }
 
@@ -309,11 +325,7 @@ func (c *conversion) done(r *pipeline.Report) error {
 // next says what to do after a run without error.
 func (c *conversion) next(r *pipeline.Report) []string {
 	if c.opts.DryRun {
-		if r.Totals.Rejected > 0 {
-			return []string{"A real run stops before its finishing steps while records are rejected; this accepts and lists them:",
-				"  " + c.command("--rejects", "rejects.jsonl")}
-		}
-		return []string{"To convert:", "  " + c.command()}
+		return c.afterDryRun(r)
 	}
 	var lines []string
 	if r.Owed > 0 {
@@ -336,6 +348,35 @@ func (c *conversion) next(r *pipeline.Report) []string {
 		lines = append(lines, "If the source changes before the site is stopped, this adds what is new:", "  "+c.command("--incremental"))
 	}
 	return append(lines, "Then point the <pgjsonb> section of the site's configuration at the destination and start it.")
+}
+
+// afterDryRun gives the command of the real run.
+func (c *conversion) afterDryRun(r *pipeline.Report) []string {
+	var flags []string
+	if r.Totals.Rejected > 0 {
+		flags = []string{"--rejects", "rejects.jsonl"}
+	}
+	var lines []string
+	switch r.Found {
+	case dest.Filled:
+		lines = append(lines, "The destination holds objects already. To add what is newer in the source:",
+			"  "+c.command(append([]string{"--incremental"}, flags...)...), "To empty it first and convert everything:")
+		flags = append([]string{"--clear"}, flags...)
+	case dest.Interrupted:
+		lines = append(lines, "The destination holds an unfinished conversion. To go on with it:")
+		flags = append([]string{"--incremental"}, flags...)
+	default:
+		lines = append(lines, "To convert:")
+	}
+	lines = append(lines, "  "+c.command(flags...))
+	if r.Totals.Rejected > 0 {
+		lines = append(lines, "Without --rejects the run stops before its finishing steps while records are rejected.")
+	}
+	if r.Source.Blobs > 0 && r.Source.BlobDir == "" {
+		lines = append(lines, fmt.Sprintf("Before that, name the blob directory as blob-dir in [source]: the source has %s.",
+			progress.Plural(r.Source.Blobs, "blob record")))
+	}
+	return lines
 }
 
 // goOn says what to do after a run that failed or was interrupted.
@@ -420,16 +461,16 @@ func (c *conversion) command(flags ...string) string {
 	for _, f := range flags {
 		line += " " + quote(f)
 	}
-	return line + " " + quote(c.options.config)
+	return line + c.options.from.text()
 }
 
 // uploadCommand uploads what a manifest lists.
 func (c *conversion) uploadCommand(manifest string) string {
-	return "zodb-convert --upload-blobs " + quote(manifest) + c.options.s3.text() + " " + quote(c.options.config)
+	return "zodb-convert --upload-blobs " + quote(manifest) + c.options.s3.text() + c.options.from.destinationText()
 }
 
 func (c *conversion) plain(flag string) string {
-	return "zodb-convert " + flag + " " + quote(c.options.config)
+	return "zodb-convert " + flag + c.options.from.text()
 }
 
 // abort undoes an interrupted run.
@@ -502,13 +543,14 @@ func contents(s *dest.State) string {
 // checkPaths refuses files that could not be written at the end of the run, or
 // that would replace something else.
 func (o *convertOptions) checkPaths(c *config.Config) error {
-	if err := checkRejectsPath(o.rejects, o.config, c.Source.Path); err != nil {
+	needed := append(o.from.files(), c.Source.Path)
+	if err := checkRejectsPath(o.rejects, needed...); err != nil {
 		return err
 	}
 	if o.deferred == pipeline.ToStdout {
 		return nil
 	}
-	_, err := checkOutputPath("--deferred-blobs", o.deferred, o.config, c.Source.Path)
+	_, err := checkOutputPath("--deferred-blobs", o.deferred, needed...)
 	if err == nil && o.deferred != "" && filepath.Clean(o.deferred) == filepath.Clean(o.rejects) {
 		err = usage(fmt.Sprintf("--deferred-blobs and --rejects both name %s", o.rejects))
 	}

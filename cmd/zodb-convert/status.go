@@ -10,12 +10,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/progress"
 )
 
 const statusHelp = `Tell what the destination holds and how far an interrupted run came.
 
-Usage: zodb-convert status [--json] CONFIG
+Usage: zodb-convert status [flags] CONFIG
 
 Nothing is written. The result goes to stdout.
 
@@ -29,15 +30,17 @@ const statusExit = `EXIT STATUS
 
 func newStatusCommand(a *app) *cobra.Command {
 	asJSON := false
+	from := origin{config.Origin{DestinationOnly: true}}
 	cmd := &cobra.Command{
 		Use:   "status [--json] CONFIG",
 		Short: "Tell how far an interrupted run came",
-		Args:  oneConfig,
+		Args:  from.take,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.status(cmd.Context(), args[0], asJSON)
+			return a.status(cmd.Context(), &from, asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().AddFlagSet(from.siteFlags())
 	cmd.Flags().BoolP("help", "h", false, "print this")
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
 		fmt.Fprint(a.stdout, statusHelp, cmd.LocalFlags().FlagUsages(), "\n", statusExit)
@@ -45,12 +48,12 @@ func newStatusCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) status(ctx context.Context, path string, asJSON bool) error {
-	c, err := a.readConfig(path)
+func (a *app) status(ctx context.Context, from *origin, asJSON bool) error {
+	c, err := a.readConfig(from)
 	if err != nil {
 		return err
 	}
-	dst, err := openDestination(ctx, c, path)
+	dst, err := openDestination(ctx, c, from.destinationPath())
 	if err != nil {
 		return err
 	}
@@ -64,7 +67,7 @@ func (a *app) status(ctx context.Context, path string, asJSON bool) error {
 		out.SetIndent("", "  ")
 		return out.Encode(statusLine(dst.Name(), state))
 	}
-	_, err = fmt.Fprint(a.stdout, statusText(dst.Name(), path, state))
+	_, err = fmt.Fprint(a.stdout, statusText(dst.Name(), from.resumeText(), state))
 	return err
 }
 
@@ -91,6 +94,7 @@ type runJSON struct {
 	PID        int         `json:"pid" doc:"process there"`
 	Started    time.Time   `json:"started" doc:"first start"`
 	Claimed    time.Time   `json:"claimed" doc:"latest start"`
+	Live       bool        `json:"live" doc:"whether that process is seen at work"`
 	Totals     dest.Result `json:"totals" doc:"counts so far"`
 	// What the run still has to settle.
 	Owed         int64  `json:"owed" doc:"uploads to S3 that are not done"`
@@ -113,7 +117,7 @@ func statusLine(name string, s *dest.State) *statusJSON {
 			ID: r.ID, Generation: r.Generation, Phase: r.Phase, Source: r.Source.Name,
 			Bytes: loaded(r), TotalBytes: r.Source.End,
 			Tool: r.Tool, Host: r.Host, PID: r.PID,
-			Started: r.Started, Claimed: r.Claimed, Totals: r.Totals,
+			Started: r.Started, Claimed: r.Claimed, Live: s.Live, Totals: r.Totals,
 			Owed: s.Owed, OwedBytes: s.OwedBytes, MissingBlobs: s.Missing,
 			Bucket: r.Options.Bucket, Prefix: r.Options.Prefix,
 		}
@@ -129,13 +133,17 @@ func loaded(r *dest.Run) (n int64) {
 	return n
 }
 
-func statusText(name, config string, s *dest.State) string {
+func statusText(name, from string, s *dest.State) string {
 	var b strings.Builder
 	row := func(key, format string, args ...any) {
 		fmt.Fprintf(&b, "%-13s %s\n", key, fmt.Sprintf(format, args...))
 	}
 	row("destination", "%s", name)
-	row("condition", "%s", s.Condition)
+	condition := string(s.Condition)
+	if s.Live {
+		condition = "a run is at work"
+	}
+	row("condition", "%s", condition)
 	switch s.Condition {
 	case dest.Filled:
 		row("holds", "%s", contents(s))
@@ -159,8 +167,11 @@ func statusText(name, config string, s *dest.State) string {
 			row("blobs", "%s", progress.Count(n))
 			row("missing blobs", "%s", progress.Count(s.Missing))
 		}
-		row("go on with", "zodb-convert --incremental %s", quote(config))
-		row("undo with", "zodb-convert --abort %s", quote(config))
+		if s.Live {
+			break
+		}
+		row("go on with", "zodb-convert --incremental%s", from)
+		row("undo with", "zodb-convert --abort%s", from)
 	}
 	return b.String()
 }

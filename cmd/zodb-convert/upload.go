@@ -56,13 +56,11 @@ func (a *app) upload(ctx context.Context, o *convertOptions) error {
 // uploadConfig is what CONFIG, if there is one, and the flags say.
 func (a *app) uploadConfig(o *convertOptions) (*config.Config, error) {
 	c := &config.Config{}
-	if o.config != "" {
+	if o.from.destinationPath() != "" {
 		var err error
-		if c, err = config.ReadDestination(o.config, a.getenv); err != nil {
+		if c, err = a.readConfig(&o.from); err != nil {
 			return nil, err
 		}
-		a.keepSecret(c.Destination.DSN)
-		a.keepS3Secrets(&c.Destination.S3)
 	}
 	if err := o.s3.over(c); err != nil {
 		return nil, err
@@ -73,7 +71,7 @@ func (a *app) uploadConfig(o *convertOptions) (*config.Config, error) {
 	if o.check && c.Destination.DSN == "" {
 		return nil, usage("--check looks into the destination, so that it wants a CONFIG with its dsn")
 	}
-	return c, checkRejectsPath(o.rejects, o.config, o.upload)
+	return c, checkRejectsPath(o.rejects, append(o.from.files(), o.upload)...)
 }
 
 // uploader is one call of --upload-blobs.
@@ -124,10 +122,7 @@ func (u *uploader) command() string {
 	if u.options.rejects != "" {
 		line += " --rejects " + quote(u.options.rejects)
 	}
-	if u.options.config != "" {
-		line += " " + quote(u.options.config)
-	}
-	return line
+	return line + u.options.from.text()
 }
 
 func (u *uploader) note(text string) {

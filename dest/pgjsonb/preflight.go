@@ -125,6 +125,11 @@ func (d *Destination) State(ctx context.Context, workers int) (*dest.State, erro
 	if err != nil {
 		return nil, err
 	}
+	if state.Run != nil {
+		if state.Live, err = watermark.Working(ctx, conn, state.Run, d.host); err != nil {
+			return nil, err
+		}
+	}
 	state.Notes = d.notes(srv, l)
 	return state, nil
 }
