@@ -104,12 +104,10 @@ func (u *upload) sendParts(ctx context.Context, id *string, d *digest, size int6
 }
 
 func (u *upload) sendPart(ctx context.Context, id *string, number int32, off, size int64, sum [sha256.Size]byte) (part types.CompletedPart, err error) {
-	select {
-	case u.parts <- struct{}{}:
-	case <-ctx.Done():
-		return part, ctx.Err()
+	if err := u.start(ctx); err != nil {
+		return part, err
 	}
-	defer func() { <-u.parts }()
+	defer u.end()
 	err = u.run(ctx, task{op: opUpload, key: u.key, right: mayPut, do: func(ctx context.Context, w *watch) error {
 		return u.send(u.file.section(off, size), w, func(body io.Reader) error {
 			out, err := u.client.UploadPart(ctx, &s3.UploadPartInput{

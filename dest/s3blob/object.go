@@ -24,11 +24,12 @@ const (
 
 // head looks at an object; nil if there is none.
 func (s *Store) head(ctx context.Context, op, key string) (out *s3.HeadObjectOutput, err error) {
-	return s.headWithin(ctx, op, key, 0)
+	return s.headWithin(ctx, op, key, key, 0)
 }
 
-func (s *Store) headWithin(ctx context.Context, op, key string, wait time.Duration) (out *s3.HeadObjectOutput, err error) {
-	err = s.run(ctx, task{op: op, key: key, right: mayHead, wait: wait, do: func(ctx context.Context, _ *watch) (err error) {
+// headWithin is head with what to call the key in messages.
+func (s *Store) headWithin(ctx context.Context, op, called, key string, wait time.Duration) (out *s3.HeadObjectOutput, err error) {
+	err = s.run(ctx, task{op: op, key: called, right: mayHead, wait: wait, do: func(ctx context.Context, _ *watch) (err error) {
 		out, err = s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.config.Bucket, Key: &key})
 		if isStatus(err, http.StatusNotFound) {
 			out, err = nil, nil
@@ -95,11 +96,12 @@ func isMD5(etag string) bool {
 
 // Delete removes an object; it may be gone already.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	return s.deleteWithin(ctx, opRemove, s.FullKey(key), 0)
+	key = s.FullKey(key)
+	return s.deleteWithin(ctx, opRemove, key, key, 0)
 }
 
-func (s *Store) deleteWithin(ctx context.Context, op, key string, wait time.Duration) error {
-	return s.run(ctx, task{op: op, key: key, right: mayDelete, wait: wait, do: func(ctx context.Context, _ *watch) error {
+func (s *Store) deleteWithin(ctx context.Context, op, called, key string, wait time.Duration) error {
+	return s.run(ctx, task{op: op, key: called, right: mayDelete, wait: wait, do: func(ctx context.Context, _ *watch) error {
 		_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.config.Bucket, Key: &key})
 		if isCode(err, "NoSuchKey") {
 			return nil
@@ -111,12 +113,12 @@ func (s *Store) deleteWithin(ctx context.Context, op, key string, wait time.Dura
 // Probe writes a small object and removes it, so that a wrong bucket, a wrong
 // key, a clock that is wrong or a missing right is found before the work.
 func (s *Store) Probe(ctx context.Context) error {
-	const op = "write and remove a probe in the S3 bucket as"
+	op := "test the bucket " + s.Name()
 	key := s.FullKey("zodb-convert-probe-" + strings.ToLower(rand.Text()))
 	content := "written to see whether blobs can be stored here"
 	sum, size := sha256.Sum256([]byte(content)), int64(len(content))
 	wait := min(probeWait, s.config.Wait)
-	err := s.run(ctx, task{op: op, key: key, right: mayPut, wait: wait, do: func(ctx context.Context, _ *watch) error {
+	err := s.run(ctx, task{op: op, right: mayPut, wait: wait, do: func(ctx context.Context, _ *watch) error {
 		_, err := s.client.PutObject(ctx, &s3.PutObjectInput{
 			Bucket: &s.config.Bucket, Key: &key, Body: strings.NewReader(content), ContentLength: &size, ContentType: text(contentType),
 			Metadata: map[string]string{digestKey: hex.EncodeToString(sum[:])},
@@ -126,18 +128,22 @@ func (s *Store) Probe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	out, err := s.headWithin(ctx, op, key, wait)
+	out, err := s.headWithin(ctx, op, "", key, wait)
 	// Whatever comes out, nothing is left behind.
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
 	defer cancel()
-	removed := s.deleteWithin(own, op, key, wait)
+	removed := s.deleteWithin(own, op, "", key, wait)
 	switch {
 	case err != nil:
 		return err
 	case out == nil || length(out) != size || metadata(out, digestKey) != hex.EncodeToString(sum[:]):
-		return &Error{Op: op, Key: key, Whole: true, Reason: "what was written does not come back with its size and its metadata",
+		return &Error{Op: op, Whole: true, Reason: "what was written does not come back with its size and its metadata",
 			Hint: fmt.Sprintf("see what%s answers requests", s.at())}
 	case removed != nil:
+		var mine *Error
+		if errors.As(removed, &mine) {
+			mine.Reason += ", so that the probe " + key + " stays there"
+		}
 		return removed
 	}
 	s.headed.Store(true)

@@ -224,7 +224,7 @@ func httpClient() *awshttp.BuildableClient {
 			t.TLSHandshakeTimeout = 10 * time.Second
 			t.ForceAttemptHTTP2 = false
 			t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
-			t.WriteBufferSize = 64 << 10
+			t.WriteBufferSize = 32 << 10
 			t.DisableCompression = true
 		})
 }

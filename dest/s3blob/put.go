@@ -22,12 +22,12 @@ import (
 const (
 	// bufferSize is up to which size an object is read once, into memory, and
 	// maxBuffers how many of them are there at once.
-	bufferSize, maxBuffers = 512 << 10, 48
+	bufferSize, maxBuffers = 512 << 10, 32
 	// partSize is that of a part, unless there would be more than maxPartCount.
 	// Smaller objects are one request.
 	partSize, maxPartCount = 8 << 20, 10_000
-	// maxParts is how many parts may be on their way at once, maxPartsOfOne how
-	// many of one object.
+	// maxParts is how many parts, or objects that are read as they are sent, may
+	// be on their way at once, maxPartsOfOne how many parts of one object.
 	maxParts, maxPartsOfOne = 16, 8
 	// maxTries is how often an upload is begun.
 	maxTries = 3
@@ -97,10 +97,26 @@ func (u *upload) streamed(ctx context.Context) error {
 		return err
 	}
 	if u.blob.Size <= size {
+		if err := u.start(ctx); err != nil {
+			return err
+		}
+		defer u.end()
 		return u.single(ctx, d, func() io.ReadSeeker { return u.file.section(0, u.blob.Size) })
 	}
 	return u.multipart(ctx, d, size)
 }
+
+// start waits until one more part may be on its way.
+func (s *Store) start(ctx context.Context) error {
+	select {
+	case s.parts <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Store) end() { <-s.parts }
 
 // partSizeFor is the size of the parts of an object, in whole MiB.
 func partSizeFor(size int64) int64 {

@@ -41,6 +41,14 @@ type task struct {
 	do func(ctx context.Context, w *watch) error
 }
 
+// cancelled is why a request was given up with its context.
+func (t task) cancelled(ctx context.Context) error {
+	if t.key == "" {
+		return fmt.Errorf("%s: %w", t.op, ctx.Err())
+	}
+	return fmt.Errorf("%s %s: %w", t.op, t.key, ctx.Err())
+}
+
 // run does a request, and again after a pause as long as its error may pass. It
 // gives up when it has failed for as long as the store waits. If meanwhile no
 // request at all has succeeded, the store is away.
@@ -60,7 +68,7 @@ func (s *Store) run(ctx context.Context, t task) error {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("%s %s: %w", t.op, t.key, ctx.Err())
+			return t.cancelled(ctx)
 		}
 		var broken *readError
 		if errors.As(err, &broken) {
@@ -83,7 +91,7 @@ func (s *Store) run(ctx context.Context, t task) error {
 			return s.fail(t, c, err)
 		}
 		if !sleep(ctx, pause) {
-			return fmt.Errorf("%s %s: %w", t.op, t.key, ctx.Err())
+			return t.cancelled(ctx)
 		}
 	}
 }

@@ -19,9 +19,11 @@
 //     that says why and what to do.
 //   - Keys are in no error, and no Store or Config prints them.
 //   - Memory does not depend on the size or the number of blobs: small ones
-//     (up to 512 KiB) are held in 48 buffers at most, 24 MiB; larger ones are
-//     read from the file as they are sent, with about 100 KiB for each request
-//     under way, of which 16 are parts. All in all less than 32 MiB.
+//     (up to 512 KiB) are held in 32 buffers at most, 16 MiB; larger ones are
+//     read from the file as they are sent, in parts of 8 MiB (more than 10,000
+//     of them are not allowed, so that parts of blobs above 78 GiB are larger),
+//     16 at once, with about 200 KiB for each request. All in all less than
+//     32 MiB.
 package s3blob
 
 import (

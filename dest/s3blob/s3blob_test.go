@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/metrics"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -496,4 +498,50 @@ func (r *changing) ReadAt(p []byte, off int64) (int, error) {
 		p[0] ^= 1
 	}
 	return n, err
+}
+
+func TestMemoryDoesNotGrowWithWhatIsSent(t *testing.T) {
+	server := shared.Server(t)
+	s := mustOpen(t, configFor(server, server.NewBucket(t)))
+	var blobs []*source.Blob
+	for i := range 12 {
+		blobs = append(blobs, fileBlob(t, zodb.OID(i), 3*partSize))
+	}
+	for i := range 120 {
+		blobs = append(blobs, fileBlob(t, zodb.OID(100+i), bufferSize))
+	}
+	live := func() int64 {
+		// What the last collection has found in use.
+		sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+		runtime.GC()
+		metrics.Read(sample)
+		return int64(sample[0].Value.Uint64())
+	}
+	before := live()
+	done := make(chan error, len(blobs))
+	for _, b := range blobs {
+		go func() { done <- s.Put(t.Context(), Key(b.OID, b.TID), b, nil) }()
+	}
+	most := int64(0)
+	for left := len(blobs); left > 0; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+			left--
+		case <-time.After(5 * time.Millisecond):
+			if n := live() - before; n > most {
+				most = n
+				if f, e := os.Create("/tmp/s3b/heap.prof"); e == nil {
+					pprof.WriteHeapProfile(f)
+					f.Close()
+				}
+			}
+		}
+	}
+	t.Logf("at most %d bytes", most)
+	if most > 32<<20 || most == 0 {
+		t.Errorf("%d bytes were held", most)
+	}
 }

@@ -72,8 +72,8 @@ type Option func(*options)
 
 type options struct{ tls bool }
 
-// TLS makes a server that speaks https, with a certificate for 127.0.0.1 and
-// localhost that an authority of its own has signed (Server.CAFile).
+// TLS makes a server that speaks https, with a certificate for 127.0.0.1 alone
+// that an authority of its own has signed (Server.CAFile).
 func TLS() Option { return func(o *options) { o.tls = true } }
 
 // Start starts a server; the end of the test removes it.
