@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -202,8 +201,8 @@ func (r *recordRows) countBlobs() {
 // read become missing ones. What this process has uploaded for the chunk in an
 // earlier attempt is not uploaded again.
 func (r *recordRows) uploadBlobs(ctx context.Context, s *session) error {
-	var mu sync.Mutex
 	group, groupCtx := errgroup.WithContext(ctx)
+	outcomes := make([]upload, len(r.blobs.found)) // each written by its own goroutine
 	for i := range r.blobs.found {
 		one := &r.blobs.found[i]
 		if one.key == "" || r.blobs.uploaded[one.index] {
@@ -215,20 +214,23 @@ func (r *recordRows) uploadBlobs(ctx context.Context, s *session) error {
 		group.Go(func() error {
 			defer s.transfers.Release(1)
 			err := s.put(groupCtx, one.key, one.Blob, s.plan.BlobBytes)
-			mu.Lock()
-			defer mu.Unlock()
-			var bad *source.BlobError
-			if errors.As(err, &bad) {
-				r.blobs.unreadable[one.index] = bad
+			outcomes[i].done = err == nil
+			if errors.As(err, &outcomes[i].bad) {
 				return nil
-			}
-			if err == nil {
-				r.blobs.uploaded[one.index] = true
 			}
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
+	err := group.Wait()
+	for i, one := range r.blobs.found {
+		if outcomes[i].done {
+			r.blobs.uploaded[one.index] = true
+		}
+		if bad := outcomes[i].bad; bad != nil {
+			r.blobs.unreadable[one.index] = bad
+		}
+	}
+	if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -238,6 +240,12 @@ func (r *recordRows) uploadBlobs(ctx context.Context, s *session) error {
 		return r.findBlobs(ctx, s.dest)
 	}
 	return nil
+}
+
+// upload is what became of one upload.
+type upload struct {
+	done bool
+	bad  *source.BlobError // it cannot be read
 }
 
 // copyBlobs writes the rows of the chunk's blobs: those of blob_state, those of
