@@ -1,5 +1,7 @@
-// Package config reads the TOML file that names the source and the destination
-// of a conversion.
+// Package config reads the files that name the source and the destination of a
+// conversion: one in TOML or in the language of ZConfig, told apart by what is in
+// it, and the zope.conf of sites. For ZConfig see package storage; in TOML the
+// file looks like this:
 //
 //	[source]
 //	type = "filestorage"
@@ -31,20 +33,22 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/BurntSushi/toml"
 	"github.com/zodb-convert/zodb-convert/internal/nearest"
+	"github.com/zodb-convert/zodb-convert/internal/zconfig/storage"
 )
 
-// Config is what a configuration file says.
+// Config is what the files say.
 type Config struct {
 	Source      FileStorage
 	Destination PGJSONB
 	// Unused are the keys that are right but that this version has no use for.
 	Unused []Unused
+	// Warnings are worth a word: FILE:LINE and a sentence.
+	Warnings []string
 }
 
 // FileStorage is a [source] of type "filestorage".
@@ -81,13 +85,15 @@ type S3 struct {
 }
 
 // WithoutBucket is why keys of S3 have no effect where no bucket is named.
-const WithoutBucket = "no s3-bucket-name is given, so that all blobs go to PostgreSQL"
+const WithoutBucket = storage.WithoutBucket
 
 // Unused is a key without effect.
 type Unused struct {
-	Section, Key string
-	Line         int
-	Why          string
+	Path    string // the file
+	Section string // source or destination, or <TYPE> in ZConfig
+	Key     string
+	Line    int
+	Why     string
 }
 
 // Error is what is wrong with a configuration file.
@@ -117,20 +123,7 @@ const maxBytes = 1 << 20
 // Read reads the configuration file at path. getenv gives the environment.
 // Every error is an *Error.
 func Read(path string, getenv func(string) (string, bool)) (*Config, error) {
-	return read(path, getenv, sectionNames)
-}
-
-// ReadDestination is Read for those who need no [source]: it may be left out.
-func ReadDestination(path string, getenv func(string) (string, bool)) (*Config, error) {
-	return read(path, getenv, []string{"destination"})
-}
-
-func read(path string, getenv func(string) (string, bool), required []string) (*Config, error) {
-	text, err := readFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return parse(path, text, getenv, required)
+	return Origin{Path: path}.Read(getenv)
 }
 
 func readFile(path string) ([]byte, error) {
@@ -149,7 +142,7 @@ func readFile(path string) ([]byte, error) {
 	}
 	if bytes.HasPrefix(text, []byte("FS21")) || bytes.HasPrefix(text, []byte("FS30")) {
 		return nil, &Error{Path: path, Reason: "this is a FileStorage, not a configuration file",
-			Hint: "write a TOML file that names it as the path of [source]"}
+			Hint: "write a file that names it as the path of the source"}
 	}
 	if len(text) > maxBytes {
 		return nil, &Error{Path: path, Reason: "this is larger than any configuration file (1 MB)"}
@@ -165,9 +158,6 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// zconfigLine is a line that ZConfig has and TOML has not.
-var zconfigLine = regexp.MustCompile(`(?m)^[ \t]*(</?[A-Za-z][^>\n]*>|%(define|import|include)\b)`)
-
 func parse(path string, text []byte, getenv func(string) (string, bool), required []string) (*Config, error) {
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
 	if err := limits(path, text); err != nil {
@@ -176,10 +166,6 @@ func parse(path string, text []byte, getenv func(string) (string, bool), require
 	var top map[string]toml.Primitive
 	meta, err := toml.Decode(string(text), &top)
 	if err != nil {
-		if zconfigLine.Match(text) {
-			return nil, &Error{Path: path, Reason: "this is a ZConfig file, and this version reads TOML only",
-				Hint: "write the same keys as TOML, under [source] and [destination]"}
-		}
 		return nil, syntaxError(path, err)
 	}
 	r := &reader{path: path, meta: meta, getenv: getenv, required: required}
@@ -322,7 +308,7 @@ func (r *reader) s3(section string, values map[string]toml.Primitive) error {
 	}
 	for _, key := range r.inFileOrder([]string{section}) {
 		if key == "blob-threshold" || strings.HasPrefix(key, "s3-") {
-			r.out.Unused = append(r.out.Unused, Unused{Section: section, Key: key, Line: r.line(values[key]), Why: WithoutBucket})
+			r.out.Unused = append(r.out.Unused, Unused{Path: r.path, Section: section, Key: key, Line: r.line(values[key]), Why: WithoutBucket})
 		}
 	}
 	slices.SortFunc(r.out.Unused, func(a, b Unused) int { return a.Line - b.Line })
@@ -376,7 +362,7 @@ func (r *reader) key(section string, known []key, name string, value toml.Primit
 		return err
 	}
 	if k.unused != "" {
-		r.out.Unused = append(r.out.Unused, Unused{Section: section, Key: k.name, Line: r.line(value), Why: k.unused})
+		r.out.Unused = append(r.out.Unused, Unused{Path: r.path, Section: section, Key: k.name, Line: r.line(value), Why: k.unused})
 	}
 	return nil
 }

@@ -85,7 +85,7 @@ func TestValues(t *testing.T) {
 		{"S3 defaults", destination("dsn='x'\ns3-bucket-name='b'\ns3-prefix=''"), func(c *Config) any { return c.Destination.S3 }, S3{Bucket: "b"}},
 		{"keys with a bucket have an effect", destination("dsn='x'\nblob-threshold='100KB'\ns3-bucket-name='b'"), func(c *Config) any { return len(c.Unused) }, 0},
 		{"keys without a bucket have none", destination("dsn='x'\nblob-cache-size=1\nblob-threshold='100KB'\ns3-region='r'"), func(c *Config) any { return c.Unused },
-			[]Unused{{"destination", "blob-cache-size", 7, runtime}, {"destination", "blob-threshold", 8, WithoutBucket}, {"destination", "s3-region", 9, WithoutBucket}}},
+			[]Unused{{"c.toml", "destination", "blob-cache-size", 7, runtime}, {"c.toml", "destination", "blob-threshold", 8, WithoutBucket}, {"c.toml", "destination", "s3-region", 9, WithoutBucket}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			config, err := parse("c.toml", []byte(c.text), env("PW", "secret", "HP", "yes"), sectionNames)
@@ -153,10 +153,6 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"unfinished variable", src + "[destination]\ntype='pgjsonb'\ndsn='${NO_SUCH'\n",
 			`c.toml:6: the key "dsn" in [destination]: ${ is not followed by the name of an environment variable and }; a plain ${ is written $${`},
 		{"duplicate key", src + "path='y'\n" + dst, `c.toml:4: not TOML: Key 'source.path' has already been defined.`},
-		{"ZConfig", "%import relstorage\n<filestorage source>\n  path x\n</filestorage>\n",
-			`c.toml: this is a ZConfig file, and this version reads TOML only; write the same keys as TOML, under [source] and [destination]`},
-		{"zope.conf", "instancehome /srv\n# x\n  <zodb_db main>\n</zodb_db>\n",
-			`c.toml: this is a ZConfig file, and this version reads TOML only; write the same keys as TOML, under [source] and [destination]`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := parse("c.toml", []byte(c.text), env(), sectionNames)
@@ -198,7 +194,7 @@ func TestTheSourceMayBeLeftOutWhereOnlyTheDestinationCounts(t *testing.T) {
 	if err := os.WriteFile(path, []byte("[destination]\ntype='pgjsonb'\ndsn='d'\ns3-bucket-name='b'\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := ReadDestination(path, env())
+	c, err := Origin{Path: path, DestinationOnly: true}.Read(env())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +257,6 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(whole))
 	f.Add([]byte("source = {type='filestorage', path='p'}\ndestination = {type='pgjsonb', dsn='d'}"))
 	f.Add([]byte("[source]\ntype='filestorage'\npath='${X}'\n[[destination]]\ntype=1979-05-27\n"))
-	f.Add([]byte("<filestorage source>\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := parse("c.toml", text, env("PW", "x"), sectionNames)
 		var e *Error

@@ -11,8 +11,8 @@ import (
 
 var sectionNames = []string{"source", "destination"}
 
-// storage is a type of storage that a section may name.
-type storage struct {
+// storageType is a type of storage that a section may name.
+type storageType struct {
 	name string
 	keys []key
 }
@@ -33,7 +33,7 @@ const runtime = "it matters to a running site only"
 
 // storages describes what may stand in the file. The order is that of the
 // reference.
-var storages = map[string][]storage{
+var storages = map[string][]storageType{
 	"source": {{
 		name: "filestorage",
 		keys: []key{

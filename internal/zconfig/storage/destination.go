@@ -2,8 +2,8 @@ package storage
 
 import "strings"
 
-// withoutBucket is why keys of S3 have no effect where no bucket is named.
-const withoutBucket = "no s3-bucket-name is given, so that all blobs go to PostgreSQL"
+// WithoutBucket is why keys of S3 have no effect where no bucket is named.
+const WithoutBucket = "no s3-bucket-name is given, so that all blobs go to PostgreSQL"
 
 // destination gives a storage as one to write.
 func destination(n *node) (*Destination, error) {
@@ -23,7 +23,6 @@ func destination(n *node) (*Destination, error) {
 	}
 	if out.PGJSONB.S3.Bucket == "" {
 		out.Unused = bucketKeys(n)
-		out.PGJSONB.S3 = S3{}
 	}
 	readers := []*reader{r}
 	for _, around := range n.around {
@@ -76,7 +75,7 @@ func bucketKeys(n *node) []Unused {
 		}
 		for _, v := range n.values[spec.name] {
 			if v.given {
-				list = append(list, Unused{Section: n.is.name, Key: spec.name, Pos: v.pos, Why: withoutBucket})
+				list = append(list, Unused{Section: n.is.name, Key: spec.name, Pos: v.pos, Why: WithoutBucket})
 			}
 		}
 	}

@@ -109,7 +109,8 @@ type PGJSONB struct {
 }
 
 // S3 is the bucket of a <pgjsonb>. Without the name of one all blobs stay in
-// PostgreSQL.
+// PostgreSQL; the other fields are set all the same, as the name may come from
+// elsewhere.
 type S3 struct {
 	Bucket, Prefix, EndpointURL, Region string
 	AccessKey, SecretKey                string // both are set or none

@@ -370,7 +370,7 @@ name x
 	}
 	want := []string{
 		"x.conf:3 filestorage read-only: " + unwrites, "x.conf:4 filestorage quota: " + unwrites, "x.conf:5 filestorage pack-gc: " + forPack,
-		"x.conf:9 pgjsonb pool-size: " + forConns, "x.conf:11 pgjsonb s3-region: " + withoutBucket, "x.conf:12 pgjsonb blob-threshold: " + withoutBucket,
+		"x.conf:9 pgjsonb pool-size: " + forConns, "x.conf:11 pgjsonb s3-region: " + WithoutBucket, "x.conf:12 pgjsonb blob-threshold: " + WithoutBucket,
 		"x.conf:13 pgjsonb s3-read-timeout: " + newInRun, "x.conf:14 pgjsonb cache-warm-pct: " + forCache, "x.conf:15 pgjsonb name: " + label,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
