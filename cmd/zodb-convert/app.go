@@ -62,6 +62,7 @@ type outputOptions struct {
 func (a *app) run(ctx context.Context, args []string) int {
 	root := newConvertCommand(a)
 	root.AddCommand(newStatusCommand(a))
+	a.describe(root)
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
