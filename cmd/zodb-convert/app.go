@@ -60,9 +60,7 @@ type outputOptions struct {
 
 // run does what the arguments say and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
-	root := newConvertCommand(a)
-	root.AddCommand(newStatusCommand(a))
-	a.describe(root)
+	root := a.commands()
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -77,6 +75,14 @@ func (a *app) run(ctx context.Context, args []string) int {
 	p := a.problem(err)
 	a.printer().Problem(p)
 	return p.ExitCode
+}
+
+// commands is the command with those below it.
+func (a *app) commands() *cobra.Command {
+	root := newConvertCommand(a)
+	root.AddCommand(newStatusCommand(a))
+	a.describe(root)
+	return root
 }
 
 // printer gives what the output options ask for.

@@ -104,6 +104,24 @@ type manItem struct{ term, text string }
 // manDefaults are defaults that depend on the machine.
 var manDefaults = map[string]string{"workers": "one for each processor, 8 at most"}
 
+// manDetails are what the line of a flag has no room for.
+var manDetails = map[string]string{
+	"workers":             "Each takes one connection of the server and decodes on one processor.",
+	"incremental":         "It finds out which of both is needed.",
+	"clear":               "Says what it empties and asks on the terminal; where nobody can be asked it wants --yes.",
+	"abort":               "Objects in S3 are never removed: another site may use them.",
+	"memory":              "It is for the whole process and does not grow with the database. SIZE is a number of bytes, or one with KB, MB or GB.",
+	"rejects":             "Without it, a run with rejected records stops when everything else is loaded. PATH holds data of the database and is readable by its owner only.",
+	"verbose":             "The start of each phase and step, and the keys of CONFIG that have no effect.",
+	"quiet":               "And the reports that SIGUSR1 asks for.",
+	"background-blobs":    "All of them are done before the run ends. Otherwise each blob is uploaded before the transaction with its record is committed.",
+	"deferred-blobs":      "Blobs, that is, which would go to S3. Until --upload-blobs has uploaded them the source must not be packed.",
+	"upload-blobs":        "MANIFEST is what --deferred-blobs wrote. What the bucket has already is not sent again.",
+	"allow-missing-blobs": "They are listed in the file of --rejects, if there is one, and the exit status is 3.",
+	"s3-access-key":       "Everybody on the machine sees it: better set AWS_ACCESS_KEY_ID.",
+	"s3-secret-key":       "Everybody on the machine sees it: better set AWS_SECRET_ACCESS_KEY.",
+}
+
 // manPage writes the page. What can be said by the definitions of commands,
 // flags and keys is said by them.
 func manPage(root *cobra.Command, version string, date time.Time) string {
@@ -169,7 +187,11 @@ func exitItems() (items []manItem) {
 	return items
 }
 
+// sentence makes one of the words that a definition has.
 func sentence(text string) string {
+	if text == "" {
+		return ""
+	}
 	return strings.ToUpper(text[:1]) + strings.TrimRight(text[1:], ".") + "."
 }
 
@@ -217,7 +239,7 @@ func (p *roff) items(items []manItem) {
 
 func (p *roff) synopsis(root *cobra.Command) {
 	_, arguments, _ := strings.Cut(root.Use, " ")
-	lines := []string{arguments}
+	lines := []string{arguments, "--upload-blobs MANIFEST [flags] [CONFIG]"}
 	for _, c := range manCommands(root) {
 		lines = append(lines, c.Use)
 	}
@@ -243,7 +265,11 @@ func (p *roff) flags(cmd *cobra.Command) {
 		if value != "" {
 			term += ` \fI` + manText(value) + `\fR`
 		}
-		p.item(term, sentence(meaning)+manDefault(f))
+		text := sentence(meaning)
+		if details := manDetails[f.Name]; details != "" {
+			text += " " + details
+		}
+		p.item(term, text+manDefault(f))
 	})
 }
 
