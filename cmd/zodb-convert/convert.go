@@ -45,7 +45,8 @@ the machine: better set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY):
 // sitesHelp stands for the flags of origin.
 const sitesHelp = `Sites (take an end of the conversion from a zope.conf instead of CONFIG; the
 database is NAME, or else main, or the only one):
-  --source-zope-conf FILE  --source-db NAME  --dest-zope-conf FILE  --dest-db NAME
+  --source-zope-conf FILE  --source-db NAME
+  --dest-zope-conf FILE    --dest-db NAME
 
 `
 

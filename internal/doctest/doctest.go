@@ -7,6 +7,7 @@
 //	sh       runs with bash -eu in the page's own scratch folder
 //	toml     is written to the file that the comment before it names, or else
 //	         to migrate.toml, and has to be a right configuration
+//	zconfig  has to be a right configuration for a conversion
 //	sql      runs with psql in the database zodb_new
 //	xml      is a site's configuration (ZConfig): the real ZODB opens it and
 //	         reads the root object; needs what scripts/setup installs
@@ -62,7 +63,7 @@ var (
 	exitCode  = regexp.MustCompile(`^exit: (\d+)$`)
 	fileName  = regexp.MustCompile(`^file: ([\w.-]+)$`)
 	testedBy  = regexp.MustCompile(`^tested: (.+)$`)
-	languages = map[string]bool{"sh": true, "toml": true, "sql": true, "xml": true, "text": true, "mermaid": true}
+	languages = map[string]bool{"sh": true, "toml": true, "zconfig": true, "sql": true, "xml": true, "text": true, "mermaid": true}
 )
 
 // blocks finds the blocks of a page.

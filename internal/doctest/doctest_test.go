@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
 	"github.com/zodb-convert/zodb-convert/internal/s3test"
 	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
@@ -182,11 +183,24 @@ func (r *reader) follow(found []block) {
 			}
 		case "xml":
 			r.openSite(b, text)
+		case "zconfig":
+			r.readConversion(b, text)
 		case "text":
 			if line := missingLines(text, r.output); line != "" {
 				r.t.Errorf("%s:%d: not printed: %s\nprinted was:\n%s", r.page, b.line, line, r.output)
 			}
 		}
+	}
+}
+
+// readConversion reads a file in ZConfig that a page shows.
+func (r *reader) readConversion(b block, text string) {
+	path := filepath.Join(r.t.TempDir(), "migrate.conf")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := config.Read(path, func(string) (string, bool) { return "secret", true }); err != nil {
+		r.t.Errorf("%s:%d: %v", r.page, b.line, err)
 	}
 }
 
