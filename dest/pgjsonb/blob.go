@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/zodb-convert/zodb-convert/dest"
@@ -250,7 +251,7 @@ type upload struct {
 
 // copyBlobs writes the rows of the chunk's blobs: those of blob_state, those of
 // uploads that are owed, and those of missing blobs.
-func (r *recordRows) copyBlobs(ctx context.Context, s *session, copyInto func(table, columns string, next func() error) error) error {
+func (r *recordRows) copyBlobs(ctx context.Context, s *session, conn *pgx.Conn) error {
 	b := &r.blobs
 	if len(b.records) == 0 {
 		return nil
@@ -268,19 +269,20 @@ func (r *recordRows) copyBlobs(ctx context.Context, s *session, copyInto func(ta
 		s.remark(one.Blob)
 	}
 	if len(b.found) > 0 {
-		if err := copyInto(s.layout.name(blobState), blobColumns, r.blobState(ctx, s.plan.BlobBytes)); err != nil {
+		sql := "COPY " + s.layout.name(blobState) + " " + blobColumns + " FROM STDIN (FORMAT binary)"
+		if err := r.copyFiles(ctx, conn, sql, r.blobState(ctx, s.plan.BlobBytes)); err != nil {
 			return err
 		}
 		fault.Point("blob.copied")
 	}
 	if s.plan.Blobs != dest.Inline && r.result.S3Blobs > 0 {
-		if err := copyInto(s.tables.Owed, watermark.OwedColumns, r.owed()); err != nil {
+		if err := r.copy(ctx, conn, "COPY "+s.tables.Owed+" "+watermark.OwedColumns+" FROM STDIN (FORMAT binary)", r.owed()); err != nil {
 			return err
 		}
 		fault.Point("blob.owed")
 	}
 	if len(b.missing) > 0 {
-		if err := copyInto(s.tables.Missing, watermark.MissingColumns, r.missingBlobs()); err != nil {
+		if err := r.copy(ctx, conn, "COPY "+s.tables.Missing+" "+watermark.MissingColumns+" FROM STDIN (FORMAT binary)", r.missingBlobs()); err != nil {
 			return err
 		}
 		fault.Point("blob.missing")

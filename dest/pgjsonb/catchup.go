@@ -292,11 +292,8 @@ func (f *follower) copyChunk(ctx context.Context, c *source.Chunk) error {
 	if err := r.copy(ctx, f.conn, "COPY "+stageTable+" "+stageColumns+" FROM STDIN (FORMAT binary)", f.staged(ctx)); err != nil {
 		return err
 	}
-	copyInto := func(table, columns string, next func() error) error {
-		return r.copy(ctx, f.conn, "COPY "+table+" "+columns+" FROM STDIN (FORMAT binary)", next)
-	}
 	if len(r.rejects) > 0 {
-		if err := copyInto(f.s.tables.Reject, watermark.RejectColumns, r.rejected(ctx)); err != nil {
+		if err := r.copy(ctx, f.conn, "COPY "+f.s.tables.Reject+" "+watermark.RejectColumns+" FROM STDIN (FORMAT binary)", r.rejected(ctx)); err != nil {
 			return err
 		}
 	}
@@ -305,7 +302,7 @@ func (f *follower) copyChunk(ctx context.Context, c *source.Chunk) error {
 			return err
 		}
 	}
-	return r.copyBlobs(ctx, f.s, copyInto)
+	return r.copyBlobs(ctx, f.s, f.conn)
 }
 
 // again removes what earlier chunks of the group have written for blobs of which

@@ -116,10 +116,7 @@ func (w *writer) writeFound(ctx context.Context, phase dest.Phase) error {
 	if err != nil {
 		return fmt.Errorf("note which blobs were found: %w", err)
 	}
-	err = r.copyBlobs(ctx, s, func(table, columns string, next func() error) error {
-		return r.copy(ctx, w.conn, "COPY "+table+" "+columns+" FROM STDIN (FORMAT binary)", next)
-	})
-	if err != nil {
+	if err := r.copyBlobs(ctx, s, w.conn); err != nil {
 		return err
 	}
 	r.result.MissingBlobs -= tag.RowsAffected()

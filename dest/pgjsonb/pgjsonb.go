@@ -23,6 +23,26 @@
 // The finishing steps put back what was taken down; each is a transaction that
 // is recorded, so that an interrupted run goes on behind the last one.
 //
+// # Blobs
+//
+// A record whose class is ZODB.blob.Blob gets its row like any other (its state
+// is null) and, in the same transaction, a row of blob_state with the same oid
+// and tid: history-free for the newest revision, history-preserving for each.
+// Small ones have their bytes in that row, streamed from the file through COPY.
+// From Config.BlobThreshold on, if there is a bucket, and above what a site can
+// read back from a row, the row names an object in S3 instead. That object is
+// there before the chunk commits (dest.Inline), or the transaction also notes
+// that it is owed: the uploader of the session pays that meanwhile
+// (dest.Background), or somebody else from a list (dest.Deferred).
+//
+// A blob without its file is noted as missing, in the same transaction, and
+// looked for once more when the load ends.
+//
+// Catching up, where there is no history, removes the rows of blobs that are
+// replaced or deleted. Their objects are removed after the commit, by
+// SettleBlobs; until then the run keeps their keys. Nothing else is ever removed
+// from a bucket.
+//
 // The tables are
 //
 //	transaction_log(tid, username, description, extension)

@@ -236,7 +236,7 @@ func (b *blobBody) close() { _ = b.reader.Close() } // it was only read
 // that one would make rows of a chunk that somebody else has got meanwhile.
 type lease struct {
 	mu     sync.Mutex
-	stream *rowStream // nil when ended
+	stream io.Reader // nil when ended
 }
 
 // Read reads from the stream.

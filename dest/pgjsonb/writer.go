@@ -250,7 +250,7 @@ func (w *writer) transaction(ctx context.Context, c *source.Chunk) (_ *dest.Resu
 		}
 		fault.Point("chunk.rejects")
 	}
-	if err := r.copyBlobs(ctx, w.s, copyInto); err != nil {
+	if err := r.copyBlobs(ctx, w.s, w.conn); err != nil {
 		return nil, err
 	}
 	return r.result, w.commit(ctx, c)
@@ -372,6 +372,22 @@ func (r *recordRows) copy(ctx context.Context, conn *pgx.Conn, sql string, next 
 	rows := &lease{stream: &r.stream}
 	tag, err := conn.PgConn().CopyFrom(ctx, rows, sql)
 	rows.end()
+	return r.copied(tag, err)
+}
+
+// copyFiles is copy for rows that are made of files.
+func (r *recordRows) copyFiles(ctx context.Context, conn *pgx.Conn, sql string, next func() error) error {
+	r.stream.reset(next)
+	files := readAhead(&r.stream)
+	rows := &lease{stream: files}
+	tag, err := conn.PgConn().CopyFrom(ctx, rows, sql)
+	rows.end()
+	files.close()
+	return r.copied(tag, err)
+}
+
+// copied is the outcome of a COPY.
+func (r *recordRows) copied(tag pgconn.CommandTag, err error) error {
 	r.stream.closeBody()
 	if r.stream.err != nil {
 		return r.stream.err // the server only says that the client gave up
