@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -49,6 +50,38 @@ func TestErrorsBecomeASentenceHintsAndACode(t *testing.T) {
 	}
 }
 
+// Whatever is printed, and in whatever form, the keys of S3 are not in it.
+func TestNothingThatIsPrintedShowsAKey(t *testing.T) {
+	out, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	env := map[string]string{"AWS_SECRET_ACCESS_KEY": "of/the+environment=", "AWS_SESSION_TOKEN": "a\"quoted\\token"}
+	a := &app{stderr: out, getenv: func(name string) (string, bool) { v, ok := env[name]; return v, ok }}
+	a.keepS3Secrets(&config.S3{AccessKey: "AKIAEXAMPLE", SecretKey: "secretkey"})
+	for _, format := range []string{"text", "json"} {
+		a.output.logFormat = format
+		for _, key := range []string{"AKIAEXAMPLE", "secretkey", "of/the+environment=", "a\"quoted\\token"} {
+			a.printer().Note(time.Now(), "<"+key+">")
+			a.printer().Problem(a.problem(errors.New("server said " + key)))
+			a.printer().Summary(&progress.Summary{Report: &pipeline.Report{Notes: []string{"note " + key}}})
+		}
+	}
+	text, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), "<xxxxx>"); n != 8 {
+		t.Errorf("%d notes of 8 are without their key", n)
+	}
+	for _, part := range []string{"AKIA", "secretkey", "environment=", "token"} {
+		if strings.Contains(string(text), part) {
+			t.Errorf("%q is shown in\n%s", part, text)
+		}
+	}
+}
+
 func TestQuoteGivesWhatAShellReads(t *testing.T) {
 	for word, want := range map[string]string{
 		"migrate.toml": "migrate.toml", "a b.toml": "'a b.toml'", "it's": `'it'\''s'`, "": "''", "$HOME": "'$HOME'", "größe": "'größe'",
@@ -82,7 +115,8 @@ func outcome(t *testing.T, o convertOptions, reached pipeline.Phase, report *pip
 	a := &app{stderr: out, getenv: os.LookupEnv, signals: &signals{}}
 	o.from.Path = "migrate.toml"
 	c := &conversion{app: a, options: &o, config: &config.Config{}, opts: pipeline.Options{
-		Workers: 8, Memory: pipeline.DefaultMemory, Incremental: o.incremental, DryRun: o.dryRun, Rejects: o.rejects}}
+		Workers: 8, Memory: pipeline.DefaultMemory, Incremental: o.incremental, DryRun: o.dryRun, Rejects: o.rejects,
+		Blobs: o.blobMode(), Manifest: o.deferred, AllowMissingBlobs: o.allowMissing}}
 	err = c.run(t.Context(), func(_ context.Context, opts pipeline.Options) (*pipeline.Report, error) {
 		opts.Progress(pipeline.Event{Kind: pipeline.PhaseStarted, Phase: reached})
 		return report, end
@@ -131,6 +165,23 @@ func TestEveryEndSaysWhatToDoNext(t *testing.T) {
 				"zodb-convert -w 8 --incremental --rejects rejects.jsonl migrate.toml", "zodb-convert --abort migrate.toml"}},
 		{name: "root rejected", reached: pipeline.Loading, code: exitFailed, err: &dest.RejectedError{Count: 1, Root: true},
 			want: []string{"zodb-convert: the root object was rejected", "zodb-convert --abort migrate.toml"}, not: "--incremental"},
+		{name: "missing blobs not accepted", options: convertOptions{background: true}, reached: pipeline.Loading, code: exitFailed, err: &dest.RejectedError{MissingBlobs: 2},
+			report: pipeline.Report{Totals: dest.Result{MissingBlobs: 2}},
+			want: []string{"Not finished: 2 blobs", "zodb-convert: 2 blobs are missing\n",
+				"looked for again: zodb-convert -w 8 --background-blobs --incremental migrate.toml",
+				"zodb-convert -w 8 --background-blobs --incremental --allow-missing-blobs migrate.toml", "zodb-convert --abort migrate.toml"}, not: "--rejects"},
+		{name: "rejects and missing blobs not accepted", reached: pipeline.Loading, code: exitFailed, err: &dest.RejectedError{Count: 1, MissingBlobs: 1},
+			want: []string{"1 record was rejected, 1 blob is missing\n", "zodb-convert -w 8 --incremental --rejects rejects.jsonl --allow-missing-blobs migrate.toml"}},
+		{name: "missing blobs accepted", options: convertOptions{allowMissing: true}, reached: pipeline.Finished, code: exitRejects,
+			report: pipeline.Report{Totals: dest.Result{MissingBlobs: 3}}, want: []string{"but for 3 missing blobs", "zodb-convert -w 8 --allow-missing-blobs --incremental migrate.toml"}},
+		{name: "deferred", options: convertOptions{deferred: "my list"}, reached: pipeline.Finished, report: pipeline.Report{Manifest: "my list", Owed: 7},
+			want: []string{"but for 7 uploads that my list lists", "do not pack the source", "zodb-convert --upload-blobs 'my list' migrate.toml",
+				"zodb-convert -w 8 --deferred-blobs 'my list' --incremental migrate.toml"}},
+		{name: "uploads failed", options: convertOptions{background: true}, reached: pipeline.Uploading, code: exitFailed,
+			err:  &dest.UploadError{Count: 12, Failed: []dest.FailedUpload{{OwedBlob: dest.OwedBlob{Path: "/b/1"}, Err: errors.New("too large")}}},
+			want: []string{"zodb-convert: 12 uploads have failed", "  /b/1: too large\n", "... and 11 more", "zodb-convert -w 8 --background-blobs --incremental migrate.toml"}},
+		{name: "interrupted while it uploads", options: convertOptions{background: true}, reached: pipeline.Uploading, code: exitInterrupted, err: context.Canceled,
+			want: []string{"go on with: zodb-convert -w 8 --background-blobs --incremental migrate.toml"}},
 		{name: "interrupted while it loads", reached: pipeline.Loading, code: exitInterrupted, err: context.Canceled,
 			want: []string{"zodb-convert: interrupted\n", "go on with: zodb-convert -w 8 --incremental migrate.toml"}},
 		{name: "interrupted with rejects accepted", options: convertOptions{rejects: "my rejects"}, reached: pipeline.Loading, code: exitInterrupted, err: context.Canceled,
@@ -147,6 +198,12 @@ func TestEveryEndSaysWhatToDoNext(t *testing.T) {
 			err: &dest.RefusedError{Reason: "the site has written"}, want: []string{"the site has written"}, not: "go on"},
 		{name: "dry run", options: convertOptions{dryRun: true}, reached: pipeline.Loading,
 			want: []string{"Dry run: ", "zodb-convert -w 8 migrate.toml"}},
+		{name: "dry run of a filled destination", options: convertOptions{dryRun: true}, reached: pipeline.Loading, report: pipeline.Report{Found: dest.Filled},
+			want: []string{"zodb-convert -w 8 --incremental migrate.toml", "zodb-convert -w 8 --clear migrate.toml"}, not: "-w 8 migrate.toml"},
+		{name: "dry run of an interrupted one", options: convertOptions{dryRun: true}, reached: pipeline.Loading, report: pipeline.Report{Found: dest.Interrupted},
+			want: []string{"zodb-convert -w 8 --incremental migrate.toml"}, not: "--clear"},
+		{name: "dry run without the blob directory", options: convertOptions{dryRun: true}, reached: pipeline.Loading, report: pipeline.Report{Source: source.Info{Blobs: 5}},
+			want: []string{"name the blob directory as blob-dir in [source]: the source has 5 blob records"}},
 		{name: "dry run with rejects", options: convertOptions{dryRun: true}, reached: pipeline.Loading,
 			report: pipeline.Report{Totals: dest.Result{Rejected: 3}},
 			want:   []string{"zodb-convert -w 8 --rejects rejects.jsonl migrate.toml"}},

@@ -67,6 +67,9 @@
 //	follow.sent       COMMIT is sent, its answer is not read
 //	follow.committed  after its answer
 //
+//	manifest.written  the manifest of deferred blobs is written, without its name
+//	manifest.renamed  and has it
+//
 //	complete.begin    before the tables of the run are dropped
 //	complete.commit   dropped, before COMMIT is sent
 //	complete.done     after its answer
