@@ -26,8 +26,7 @@ import (
 )
 
 const convertHelp = `Move a ZODB (FileStorage) into zodb-pgjsonb: every object as JSON in PostgreSQL.
-Usage: zodb-convert [flags] CONFIG          convert what CONFIG names: TOML, or
-                                            ZConfig as zodbconvert takes it
+Usage: zodb-convert [flags] CONFIG          CONFIG is TOML or ZConfig
        zodb-convert status [--json] CONFIG  what an interrupted run has done
        zodb-convert --upload-blobs MANIFEST [flags] [CONFIG]
 
@@ -43,10 +42,8 @@ the machine: better set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY):
 `
 
 // sitesHelp stands for the flags of origin.
-const sitesHelp = `Sites (take an end of the conversion from a zope.conf instead of CONFIG; the
-database is NAME, or else main, or the only one):
-  --source-zope-conf FILE  --source-db NAME
-  --dest-zope-conf FILE    --dest-db NAME
+const sitesHelp = `Sites (an end from a zope.conf; the database is NAME, main or the only one):
+  --source-zope-conf FILE --source-db NAME --dest-zope-conf FILE --dest-db NAME
 
 `
 
