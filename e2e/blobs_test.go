@@ -234,27 +234,38 @@ func (s blobScenario) undisturbed(t *testing.T, pg *pgtest.Server, server *s3tes
 	return readTrace(t, trace), r
 }
 
-// drawBlobs puts the places in an order in which every point is met before one
-// is met twice, and those of blobs take every other turn.
+// drawBlobs puts the places in an order in which every phase gets its turn,
+// those of blobs every other one, and in each phase every point is met before
+// one is met twice.
 func drawBlobs(all []place, random *rand.Rand) []place {
-	var blobs, other []place
+	byPhase := make(map[string][]place)
+	var phases []string
 	for _, p := range draw(all, len(all), random) {
-		if p.phase() == "blob" || p.phase() == "manifest" {
-			blobs = append(blobs, p)
-		} else {
-			other = append(other, p)
+		phase := p.phase()
+		if phase == "manifest" {
+			phase = "blob"
+		}
+		if byPhase[phase] == nil && phase != "blob" {
+			phases = append(phases, phase)
+		}
+		byPhase[phase] = append(byPhase[phase], p)
+	}
+	slices.Sort(phases)
+	var order []place
+	take := func(phase string) {
+		if left := byPhase[phase]; len(left) > 0 {
+			order = append(order, left[0])
+			byPhase[phase] = left[1:]
 		}
 	}
-	var mixed []place
-	for len(blobs)+len(other) > 0 {
-		for _, from := range []*[]place{&blobs, &other} {
-			if len(*from) > 0 {
-				mixed = append(mixed, (*from)[0])
-				*from = (*from)[1:]
-			}
+	first := random.IntN(len(phases))
+	for len(order) < len(all) {
+		for i := range phases {
+			take("blob")
+			take(phases[(first+i)%len(phases)])
 		}
 	}
-	return mixed
+	return order
 }
 
 func TestKilledRunsWithBlobsResumeToTheSameDatabaseAndBucket(t *testing.T) {

@@ -3,9 +3,11 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -231,38 +233,76 @@ func TestStoppedServersResumeToTheSameDatabase(t *testing.T) {
 	}
 }
 
+// pausedRun is a run that waits at a place.
+type pausedRun struct {
+	reached string
+	ended   chan error
+	cmd     *exec.Cmd
+	out     *bytes.Buffer
+}
+
+// pauseAt starts a child and waits until it has reached the place. nil: it ended
+// before.
+func pauseAt(t *testing.T, c conversion, p place) *pausedRun {
+	t.Helper()
+	reached := filepath.Join(t.TempDir(), "reached")
+	cmd, out := c.start(t, fmt.Sprintf("%s:%d:sh=touch %s; while [ ! -e %s.done ]; do sleep 0.02; done", p.point, p.n, reached, reached))
+	run := &pausedRun{reached, make(chan error, 1), cmd, out}
+	go func() { run.ended <- cmd.Wait() }()
+	for {
+		if _, err := os.Stat(reached); err == nil {
+			return run
+		}
+		select {
+		case <-run.ended:
+			t.Logf("%s:%d: ended before it was reached: %v\n%s", p.point, p.n, cmd.ProcessState, out)
+			return nil
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// goOn lets the run go on.
+func (r *pausedRun) goOn(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(r.reached+".done", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wait waits for the end. A run that does not come to one says where it hangs.
+func (r *pausedRun) wait(t *testing.T, limit time.Duration) error {
+	t.Helper()
+	select {
+	case err := <-r.ended:
+		return err
+	case <-time.After(limit):
+	}
+	_ = r.cmd.Process.Signal(syscall.SIGQUIT)
+	<-r.ended
+	t.Fatalf("the run did not end in %v:\n%s", limit, r.out)
+	return nil
+}
+
 // stopAt lets the child reach the place, stops the server at once, starts it
 // again, and waits for the child, which may end either way. False: it ended
 // before the place was reached.
 func stopAt(t *testing.T, server *pgtest.Server, c conversion, p place) bool {
 	t.Helper()
-	reached := filepath.Join(t.TempDir(), "reached")
-	cmd, out := c.start(t, fmt.Sprintf("%s:%d:sh=touch %s; while [ ! -e %s.done ]; do sleep 0.02; done", p.point, p.n, reached, reached))
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for {
-		if _, err := os.Stat(reached); err == nil {
-			break
-		}
-		select {
-		case <-ended:
-			t.Logf("%s:%d: ended before it was reached: %v\n%s", p.point, p.n, cmd.ProcessState, out)
-			return false
-		case <-time.After(10 * time.Millisecond):
-		}
+	run := pauseAt(t, c, p)
+	if run == nil {
+		return false
 	}
 	if err := server.Stop("immediate"); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(reached+".done", nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	run.goOn(t)
 	time.Sleep(200 * time.Millisecond) // let the child meet the missing server
 	if err := server.Run(); err != nil {
 		t.Fatal(err)
 	}
-	<-ended
-	t.Logf("%s:%d: the run ended with %v", p.point, p.n, cmd.ProcessState)
+	_ = run.wait(t, 2*time.Minute)
+	t.Logf("%s:%d: the run ended with %v", p.point, p.n, run.cmd.ProcessState)
 	return true
 }
 
