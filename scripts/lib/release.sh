@@ -149,6 +149,13 @@ release_container() {
     release_archive "$OUT/$name.tar.gz" "$dir"
 }
 
+# release_place refuses a folder that holds something else: it will be emptied.
+release_place() {
+    [ -e "$DIST" ] || return 0
+    [ -d "$DIST" ] || die "$DIST is no folder"
+    [ -z "$(ls -A "$DIST")" ] || [ -e "$DIST/SHA256SUMS" ] || die "$DIST holds what is no release; name another folder"
+}
+
 # release_finish writes the checksums and puts everything in place.
 release_finish() {
     (
