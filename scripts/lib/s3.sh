@@ -15,7 +15,7 @@ s3_start() {
     for try in 1 2 3 4 5; do
         port=$(free_port)
         ROOT_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID ROOT_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY \
-            versitygw --quiet --port "127.0.0.1:$port" posix "$S3_DIR" >"$dir/log" 2>&1 &
+            versitygw --quiet --keep-alive --port "127.0.0.1:$port" posix "$S3_DIR" >"$dir/log" 2>&1 &
         echo $! >"$dir/pid"
         S3_ENDPOINT=http://127.0.0.1:$port
         export S3_ENDPOINT

@@ -21,7 +21,6 @@ import psycopg
 
 from bench import ROOT, Result, config, dsn, execute, fresh, machine, measured, note, server_cpu, wait_for_backends
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 MEASURES = ("bytea", "uploader", "background")
 BUCKET = "bench"
 MEGABYTE = 1 << 20
@@ -37,7 +36,7 @@ def arguments():
     p.add_argument("--large-size", default="256MB")
     p.add_argument("--workers", type=int, default=4)
     p.add_argument("--transfers", type=int, default=8)
-    for name in ("server", "scratch"):
+    for name in ("server", "scratch", "s3faults"):
         p.add_argument("--" + name, required=True)
     options = p.parse_args()
     if options.quick:
@@ -177,10 +176,14 @@ def run_upload(options, manifest, endpoint=None):
 
 
 def run_rclone(options, data):
-    """Files of a flat folder; the listing of the empty bucket is one request."""
+    """Files of a flat folder; the listing of the empty bucket is one request.
+
+    versitygw does not answer Expect: 100-continue at once, for which rclone would
+    wait a second with each part.
+    """
     empty_bucket()
     command = ["rclone", "copy", "--transfers", str(options.transfers), "--checksum", "--s3-provider", "Other", "--s3-env-auth",
-               "--s3-endpoint", os.environ["S3_ENDPOINT"], "--s3-region", "us-east-1", "--s3-no-check-bucket", "--config", "/dev/null",
+               "--s3-endpoint", os.environ["S3_ENDPOINT"], "--s3-region", "us-east-1", "--s3-no-check-bucket", "--expect-continue-timeout", "0", "--config", "/dev/null",
                data.flat, f":s3:{BUCKET}/blobs"]
     return measured(options, command, os.path.join(options.scratch, "rclone.log"))
 
@@ -205,15 +208,14 @@ def uploader(options, data):
 # Uploads in the background.
 
 @contextlib.contextmanager
-def slow(rate, delay=0.02):
-    command = [sys.executable, os.path.join(HERE, "slows3.py"), "--to", os.environ["S3_ENDPOINT"].removeprefix("http://"),
-               "--rate", str(rate), "--delay", str(delay)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def slow(options, rate):
+    """A line to S3 of so many bytes a second, and 20 ms more for each request."""
+    process = subprocess.Popen([options.s3faults, "--target", os.environ["S3_ENDPOINT"], "--rate", str(int(rate)), "--latency", "20ms"],
+                               stdout=subprocess.PIPE, text=True)
     try:
-        yield "http://127.0.0.1:" + process.stdout.readline().strip()
+        yield process.stdout.readline().strip()
     finally:
-        process.stdin.close()
-        process.kill()
+        process.terminate()
         process.wait()
 
 
@@ -233,7 +235,7 @@ def background(options, data):
     chosen = [s for s in sizes if s >= threshold]
     rate = sum(chosen) / seconds
     note(f"    {len(chosen)} blobs, {sum(chosen) / 1e6:.0f} MB, to S3 at {rate / 1e6:.1f} MB/s")
-    with slow(rate) as endpoint:
+    with slow(options, rate) as endpoint:
         ways = {
             "PostgreSQL alone (deferred)": alone,
             "S3 alone (--upload-blobs)": lambda: run_upload(options, manifest, endpoint),
