@@ -86,11 +86,14 @@ func (c *cutter) join(i, j int) piece {
 
 // group is the end of the chunk of whole cuts that starts with cut i at from.
 func (c *cutter) group(i int, from int64) int {
-	j := i + 1
-	for j < c.n() && c.off(j+1)-from <= c.chunk {
-		j++
+	blobs := int64(c.get(i).blobs)
+	for i++; i < c.n(); i++ {
+		blobs += int64(c.get(i).blobs)
+		if c.off(i+1)-from+blobWeight*blobs > c.chunk {
+			break
+		}
 	}
-	return j
+	return i
 }
 
 // groups gives the first cut of each group, and n at the end.

@@ -42,9 +42,9 @@
 // # Chunks
 //
 // Scan walks all headers once, forwards, and notes a place to cut about every
-// quarter of a megabyte, always before a data record or a transaction. Read
-// groups these into chunks, so that a chunk is a range of file offsets which
-// depends on the file and on ReadOptions.ChunkBytes only. A transaction may
+// quarter of a megabyte or eight blobs, always before a data record or a
+// transaction. Read groups these into chunks, so that a chunk is a range of file
+// offsets which depends on the file and on ReadOptions.ChunkBytes only. A transaction may
 // span chunks. For a ChunkBytes below the grid (tests), the ranges between two
 // places are cut finer while reading.
 //

@@ -428,6 +428,36 @@ func TestChunksAreNoLargerThanAskedFor(t *testing.T) {
 	}
 }
 
+func TestChunksOfManyBlobsAreSmall(t *testing.T) {
+	d := newData()
+	var puts []put
+	for i := range 1000 {
+		puts = append(puts, put{oid: zodb.OID(i), data: []byte(blobPickle)})
+	}
+	d.add(' ', 1, "", "", "", puts...)
+	s := open(t, file(t, d.buf))
+	scan(t, s, 0)
+	for _, c := range []struct {
+		size    int64
+		records int // a blob counts as 32 kB in a chunk
+	}{{256 << 10, 8}, {2 << 20, 64}} {
+		var chunks, records, most int
+		err := s.Read(t.Context(), source.ReadOptions{ChunkBytes: c.size, Budget: noBudget{}}, func(chunk *source.Chunk) error {
+			chunks++
+			records += len(chunk.Records)
+			most = max(most, len(chunk.Records))
+			chunk.Release()
+			return nil
+		})
+		if err != nil || records != 1000 {
+			t.Fatalf("%d records, %v", records, err)
+		}
+		if most > c.records || chunks > 2*1000/c.records {
+			t.Errorf("by %d bytes: %d chunks of up to %d blobs, want up to %d", c.size, chunks, most, c.records)
+		}
+	}
+}
+
 func TestScanTellsProgress(t *testing.T) {
 	s := open(t, file(t, various().buf))
 	last := int64(-1)

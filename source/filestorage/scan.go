@@ -15,6 +15,12 @@ import (
 const (
 	// grid is the distance of the places at which the file may be cut.
 	grid = 256 << 10
+	// blobWeight is what a blob counts in a chunk beside its record: a chunk is
+	// one transaction of the destination, which is to stay small and to be shared
+	// out among the writers where records are few and blobs many. Its true size
+	// does not count, because a file is cut in the same places whatever becomes
+	// of its blob directory.
+	blobWeight = 32 << 10
 	// leastSeen is what the set of oids may take at least.
 	leastSeen = 1 << 20
 	// maxNamed caps lists of oids and places in an Info.
@@ -59,7 +65,8 @@ type cut struct {
 	tpos    int64 // of the transaction that off is in
 	largest int64 // data to decode at once, see dataCost
 	units   int32 // headers and records
-	skip    bool  // nothing but one undone transaction: never read
+	blobs   uint16
+	skip    bool // nothing but one undone transaction: never read
 }
 
 type fallen struct {
@@ -237,7 +244,7 @@ func (sc *scanner) transaction(t txn) error {
 	sc.sum.Write(b)
 	if t.status == undone {
 		sc.undone++
-		sc.unit(&t, t.pos, t.next(), 0)
+		sc.unit(&t, t.pos, t.next(), dataInfo{})
 		sc.end = t.next()
 		return nil
 	}
@@ -246,9 +253,9 @@ func (sc *scanner) transaction(t txn) error {
 	}
 	pos := t.pos + t.header()
 	if pos == t.end() {
-		sc.unit(&t, t.pos, t.next(), 0)
+		sc.unit(&t, t.pos, t.next(), dataInfo{})
 	} else {
-		sc.unit(&t, t.pos, pos, 0)
+		sc.unit(&t, t.pos, pos, dataInfo{})
 	}
 	for pos < t.end() {
 		if pos, err = sc.record(&t, pos); err != nil {
@@ -303,9 +310,9 @@ func (sc *scanner) record(t *txn, pos int64) (int64, error) {
 	}
 	end := r.end()
 	if end == t.end() {
-		sc.unit(t, pos, t.next(), data.cost())
+		sc.unit(t, pos, t.next(), data)
 	} else {
-		sc.unit(t, pos, end, data.cost())
+		sc.unit(t, pos, end, data)
 	}
 	return end, nil
 }
@@ -356,8 +363,12 @@ func (sc *scanner) order(t *txn) error {
 
 // unit takes in a piece of the file that is never cut: a header, a record, or a
 // transaction without records.
-func (sc *scan) unit(t *txn, from, to, cost int64) {
-	if sc.open.units > 0 && to-sc.open.off > grid {
+func (sc *scan) unit(t *txn, from, to int64, data dataInfo) {
+	blob := uint16(0)
+	if data.blob {
+		blob = 1
+	}
+	if sc.open.units > 0 && to-sc.open.off+blobWeight*int64(sc.open.blobs+blob) > grid {
 		sc.cuts = append(sc.cuts, sc.open)
 		sc.open = cut{}
 	}
@@ -366,7 +377,8 @@ func (sc *scan) unit(t *txn, from, to, cost int64) {
 	}
 	sc.open.skip = sc.open.skip && sc.open.units == 0
 	sc.open.units++
-	sc.open.largest = max(sc.open.largest, cost)
+	sc.open.blobs += blob
+	sc.open.largest = max(sc.open.largest, data.cost())
 }
 
 // result fills in what is known at the end only.
