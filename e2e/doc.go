@@ -4,10 +4,18 @@
 // an uninterrupted run, and what was committed before must not have been
 // written again.
 //
+// With blobs the bucket must be equal as well, in each of the ways inline,
+// background and deferred. S3 fails a third of the requests, goes away for 20
+// seconds or for good, the disk is full when the manifest is written, and the
+// upload of a manifest is killed at any moment.
+//
 // The tests need the tag "faults":
 //
 //	go test -tags faults ./e2e
 //
 // ZODB_CONVERT_KILLS and ZODB_CONVERT_STOPS set how many kills of the process
-// and stops of the server there are (24 and 4 if unset).
+// and stops of the server there are (24 and 4 if unset), ZODB_CONVERT_BLOB_KILLS
+// and ZODB_CONVERT_BLOB_STOPS those with blobs, the kills for each way of blobs
+// (12 and 3), ZODB_CONVERT_UPLOAD_KILLS how many uploads of a manifest are
+// killed up to three times (5).
 package e2e
