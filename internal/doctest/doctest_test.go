@@ -36,7 +36,7 @@ const (
 
 // scriptLine is a line that scripts/test runs itself, or that only brings a
 // clone.
-var scriptLine = regexp.MustCompile(`^(scripts/(demo|test|soak|bench)\b|git clone |cd )`)
+var scriptLine = regexp.MustCompile(`^(scripts/(demo|test|soak|bench|release)\b|git clone |cd )`)
 
 var (
 	postgres pgtest.Shared
