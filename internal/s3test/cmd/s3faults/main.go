@@ -1,3 +1,5 @@
+//go:build unix
+
 // Command s3faults is a proxy before an S3 server that plays a bad network, for
 // scripts:
 //
