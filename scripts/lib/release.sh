@@ -10,8 +10,8 @@ git_here() { git -c safe.directory="$ROOT" -C "$ROOT" "$@"; }
 # release_identify says what of COMMIT is built: VERSION, the whole COMMIT and
 # SOURCE_DATE_EPOCH.
 release_identify() {
-    local tag at
-    COMMIT=$(git_here rev-parse --verify -q "$COMMIT^{commit}") || die "no commit $COMMIT in this folder: a release is built from a commit of a clone"
+    local tag at named=$COMMIT
+    COMMIT=$(git_here rev-parse --verify -q "$named^{commit}") || die "no commit $named in this folder: a release is built from a commit of a clone"
     export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git_here log -1 --format=%ct "$COMMIT")}
     [[ $SOURCE_DATE_EPOCH =~ ^[0-9]+$ ]] || die "SOURCE_DATE_EPOCH is $SOURCE_DATE_EPOCH, and not a number of seconds"
     if [ -z "$VERSION" ]; then
