@@ -130,9 +130,9 @@ func (o *convertOptions) blobFlags() *pflag.FlagSet {
 }
 
 // arguments is the rule for arguments: one CONFIG, which --upload-blobs may do
-// without.
+// without. Neither it nor --abort reads the source, whose disk may be gone.
 func (o *convertOptions) arguments(cmd *cobra.Command, args []string) error {
-	o.from.DestinationOnly = o.upload != ""
+	o.from.DestinationOnly = o.upload != "" || o.abort
 	if o.upload != "" && len(args) == 0 && o.from.DestinationSite == "" {
 		return nil
 	}

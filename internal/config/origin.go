@@ -19,7 +19,8 @@ type Origin struct {
 	// databases in them: empty for main, or the only one.
 	SourceSite, SourceDatabase           string
 	DestinationSite, DestinationDatabase string
-	// DestinationOnly is for those who need no source: it may be left out.
+	// DestinationOnly is for those who need no source: it may be left out, and
+	// its directories need not be there.
 	DestinationOnly bool
 }
 
@@ -33,7 +34,7 @@ func (o Origin) Read(getenv func(string) (string, bool)) (*Config, error) {
 		}
 	}
 	options := storage.Options{Getenv: getenv}
-	if o.SourceSite != "" {
+	if o.SourceSite != "" && !o.DestinationOnly {
 		if err := c.sourceSite(o, options); err != nil {
 			return nil, asError(err)
 		}
@@ -111,7 +112,12 @@ func isZConfig(text []byte) bool {
 
 // parseZConfig is parse for the language of ZConfig.
 func (o Origin) parseZConfig(path string, text []byte, getenv func(string) (string, bool), required []string) (*Config, error) {
-	file, err := storage.ParseConversion(path, text, storage.Options{Getenv: getenv})
+	options := storage.Options{Getenv: getenv}
+	if o.DestinationOnly {
+		// The source's disk may be gone.
+		options.IsDir = func(string) bool { return true }
+	}
+	file, err := storage.ParseConversion(path, text, options)
 	if err != nil {
 		return nil, asError(err)
 	}
