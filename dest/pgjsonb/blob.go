@@ -127,12 +127,12 @@ type blobRows struct {
 	// What is kept over the attempts of one chunk: blobs that turned out to be
 	// unreadable, and those that are in S3 already.
 	unreadable map[int]*source.BlobError
-	uploaded   map[int]bool
+	uploaded   map[int]int64 // with their sizes
 }
 
 // start forgets the chunk before.
 func (b *blobRows) start() {
-	b.unreadable, b.uploaded = map[int]*source.BlobError{}, map[int]bool{}
+	b.unreadable, b.uploaded = map[int]*source.BlobError{}, map[int]int64{}
 	b.told = 0
 	b.reset()
 }
@@ -202,11 +202,33 @@ func (r *recordRows) countBlobs() {
 // read become missing ones. What this process has uploaded for the chunk in an
 // earlier attempt is not uploaded again.
 func (r *recordRows) uploadBlobs(ctx context.Context, s *session) error {
+	for {
+		unreadable, err := r.uploadFound(ctx, s)
+		if err != nil || !unreadable {
+			return err
+		}
+		// Looking again may find what could not be found before, too: that is to
+		// be uploaded as well.
+		if err := r.findBlobs(ctx, s.dest); err != nil {
+			return err
+		}
+	}
+}
+
+// isUploaded tells whether the blob is in S3, with as many bytes as it has now.
+func (b *blobRows) isUploaded(one *chunkBlob) bool {
+	size, ok := b.uploaded[one.index]
+	return ok && size == one.Size
+}
+
+// uploadFound uploads the blobs that were found. unreadable tells that some
+// cannot be read.
+func (r *recordRows) uploadFound(ctx context.Context, s *session) (unreadable bool, err error) {
 	group, groupCtx := errgroup.WithContext(ctx)
 	outcomes := make([]upload, len(r.blobs.found)) // each written by its own goroutine
 	for i := range r.blobs.found {
 		one := &r.blobs.found[i]
-		if one.key == "" || r.blobs.uploaded[one.index] {
+		if one.key == "" || r.blobs.isUploaded(one) {
 			continue
 		}
 		if err := s.transfers.Acquire(groupCtx, 1); err != nil {
@@ -222,25 +244,19 @@ func (r *recordRows) uploadBlobs(ctx context.Context, s *session) error {
 			return err
 		})
 	}
-	err := group.Wait()
+	err = group.Wait()
 	for i, one := range r.blobs.found {
 		if outcomes[i].done {
-			r.blobs.uploaded[one.index] = true
+			r.blobs.uploaded[one.index] = one.Size
 		}
 		if bad := outcomes[i].bad; bad != nil {
-			r.blobs.unreadable[one.index] = bad
+			r.blobs.unreadable[one.index], unreadable = bad, true
 		}
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = ctx.Err()
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if len(r.blobs.unreadable) > 0 {
-		return r.findBlobs(ctx, s.dest)
-	}
-	return nil
+	return unreadable, err
 }
 
 // upload is what became of one upload.

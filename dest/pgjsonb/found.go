@@ -109,7 +109,8 @@ func (w *writer) writeFound(ctx context.Context, phase dest.Phase) error {
 	for i := range r.chunk.Records {
 		positions[i] = r.chunk.Records[i].Pos
 	}
-	if err := w.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "+s.tables.Fence(s.record, phase)); err != nil {
+	// Nothing looks for them once more: what is found must not be forgotten.
+	if err := w.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on; "+s.tables.Fence(s.record, phase)); err != nil {
 		return err
 	}
 	tag, err := w.conn.Exec(ctx, `DELETE FROM `+s.tables.Missing+` WHERE pos = ANY ($1::int8[])`, positions)

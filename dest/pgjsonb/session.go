@@ -692,7 +692,7 @@ func (s *session) Loaded(ctx context.Context, src source.Source) error {
 	if err := s.uploadsFailed(); err != nil {
 		return err
 	}
-	finishing, err := s.loadedWhole(ctx)
+	finishing, err := s.loadedWhole(ctx, func(pgx.Tx) error { return nil })
 	if err != nil {
 		return err
 	}
@@ -700,14 +700,14 @@ func (s *session) Loaded(ctx context.Context, src source.Source) error {
 		if err := s.lookAgain(ctx, src, dest.Loading); err != nil {
 			return err
 		}
-		err := s.withControl(ctx, func(conn *pgx.Conn) error {
-			if err := s.acceptable(ctx, conn); err != nil {
+		// Meanwhile the server may have crashed and forgotten chunks.
+		if _, err := s.loadedWhole(ctx, func(tx pgx.Tx) error {
+			if err := s.acceptable(ctx, tx); err != nil {
 				return err
 			}
 			fault.Point("loaded.checked")
-			return s.setPhase(ctx, conn, dest.Loading, dest.Finishing)
-		})
-		if err != nil {
+			return s.setPhaseIn(ctx, tx, dest.Loading, dest.Finishing)
+		}); err != nil {
 			return err
 		}
 	}
@@ -716,11 +716,18 @@ func (s *session) Loaded(ctx context.Context, src source.Source) error {
 	return nil
 }
 
-// loadedWhole checks that everything was written. finishing tells that the run
-// is in its next phase already: an answer that was lost.
-func (s *session) loadedWhole(ctx context.Context) (finishing bool, err error) {
+// loadedWhole checks that everything was written, and does what goes with it in
+// the same transaction: a server that has crashed since would not commit it, even
+// behind a pooler. finishing tells that the run is in its next phase already: an
+// answer that was lost.
+func (s *session) loadedWhole(ctx context.Context, with func(pgx.Tx) error) (finishing bool, err error) {
 	err = s.withControl(ctx, func(conn *pgx.Conn) error {
-		r, err := s.tables.Read(ctx, conn)
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			return fmt.Errorf("read what the run has done: %w", err)
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		r, err := s.tables.Read(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -734,7 +741,16 @@ func (s *session) loadedWhole(ctx context.Context) (finishing bool, err error) {
 			return err
 		}
 		s.record.Done, s.record.Totals, s.record.MaxOID = r.Done, r.Totals, max(s.record.MaxOID, r.MaxOID)
-		return s.everyBlob(ctx, conn)
+		if err := s.everyBlob(ctx, tx); err != nil {
+			return err
+		}
+		if err := with(tx); err != nil {
+			return err
+		}
+		if err := tx.Commit(ctx); err != nil {
+			return fmt.Errorf("record that everything is loaded: %w", err)
+		}
+		return nil
 	})
 	return finishing, err
 }
@@ -742,9 +758,9 @@ func (s *session) loadedWhole(ctx context.Context) (finishing bool, err error) {
 // everyBlob checks that there are as many rows of blobs as were written, and as
 // many that are missing. One statement sees the tables as they were at one
 // moment; uploads go on meanwhile.
-func (s *session) everyBlob(ctx context.Context, conn *pgx.Conn) error {
+func (s *session) everyBlob(ctx context.Context, q watermark.Querier) error {
 	var rows, want, missing, wantMissing int64
-	err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM `+s.layout.name(blobState)+`), (SELECT count(*) FROM `+s.tables.Missing+`),
+	err := q.QueryRow(ctx, `SELECT (SELECT count(*) FROM `+s.layout.name(blobState)+`), (SELECT count(*) FROM `+s.tables.Missing+`),
 		coalesce(sum(coalesce((result->>'blobs')::int8, 0) + coalesce((result->>'s3_blobs')::int8, 0)), 0)::int8,
 		coalesce(sum((result->>'missing_blobs')::int8), 0)::int8 FROM `+s.tables.Chunk).Scan(&rows, &missing, &want, &wantMissing)
 	if err != nil {
@@ -757,25 +773,31 @@ func (s *session) everyBlob(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// setPhase moves the run on and makes that durable, and all that was committed
-// before: a commit that waits for its WAL waits for that of all earlier ones.
-// One transaction, because a pooler may give the next one to another session.
+// setPhase moves the run on and makes that durable.
 func (s *session) setPhase(ctx context.Context, conn *pgx.Conn, from, to dest.Phase) error {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
 		return fmt.Errorf("record that the run is %s: %w", to, err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = on`); err != nil {
-		return fmt.Errorf("record that the run is %s: %w", to, err)
-	}
-	if err := s.tables.SetPhase(ctx, tx, s.record, from, to); err != nil {
+	if err := s.setPhaseIn(ctx, tx, from, to); err != nil {
 		return err
 	}
 	if err := tx.Commit(ctx); err != nil {
 		return fmt.Errorf("record that the run is %s: %w", to, err)
 	}
 	return nil
+}
+
+// setPhaseIn moves the run on in a transaction, whose commit makes that durable
+// and all that was committed before: a commit that waits for its WAL waits for
+// that of all earlier ones. One transaction, because a pooler may give the next
+// one to another session.
+func (s *session) setPhaseIn(ctx context.Context, tx pgx.Tx, from, to dest.Phase) error {
+	if _, err := tx.Exec(ctx, `SET LOCAL synchronous_commit = on`); err != nil {
+		return fmt.Errorf("record that the run is %s: %w", to, err)
+	}
+	return s.tables.SetPhase(ctx, tx, s.record, from, to)
 }
 
 // everything tells whether everything that the source has is accounted for.
@@ -832,12 +854,12 @@ func (s *session) noteWritten(r source.Range) {
 
 // acceptable tells whether the rejects and the missing blobs, if any, are
 // accepted.
-func (s *session) acceptable(ctx context.Context, conn *pgx.Conn) error {
-	n, root, err := s.tables.CountRejects(ctx, conn)
+func (s *session) acceptable(ctx context.Context, q watermark.Querier) error {
+	n, root, err := s.tables.CountRejects(ctx, q)
 	if err != nil {
 		return err
 	}
-	c, err := s.tables.CountBlobs(ctx, conn)
+	c, err := s.tables.CountBlobs(ctx, q)
 	if err != nil {
 		return err
 	}

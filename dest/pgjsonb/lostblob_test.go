@@ -1,0 +1,108 @@
+package pgjsonb_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// looking is a source that tells of every blob that is looked for, and may answer
+// itself.
+type looking struct {
+	source.Source
+	look func(r *source.Record) (*source.Blob, error)
+}
+
+func (s *looking) Blob(ctx context.Context, r *source.Record) (*source.Blob, error) {
+	if b, err := s.look(r); b != nil || err != nil {
+		return b, err
+	}
+	return s.Source.Blob(ctx, r)
+}
+
+// crash lets a server forget what it has not written, and starts it again.
+func (d *database) crash(t *testing.T) {
+	t.Helper()
+	if err := d.server.Stop("immediate"); err != nil {
+		t.Error(err)
+	}
+	if err := d.server.Run(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Looking for missing blobs once more may take long.
+func TestServerThatForgetsChunksWhileMissingBlobsAreLookedForStopsTheRun(t *testing.T) {
+	d, b := ownServer(t), blobs(10, 20, 30, 40, 50, 60)
+	b.Lose(2, 3<<40)
+	dst := d.open(t, pgjsonb.Config{Wait: 20 * time.Second})
+	defer dst.Close()
+	l, err := begin(t, dst, b, func(p *dest.Plan) { p.AcceptMissingBlobs = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.load(-1); err != nil {
+		t.Fatal(err)
+	}
+	crashed := false
+	err = l.session.Loaded(t.Context(), &looking{l.src, func(*source.Record) (*source.Blob, error) {
+		if !crashed {
+			crashed = true
+			d.crash(t)
+		}
+		return nil, nil
+	}})
+	if !crashed {
+		t.Fatal("no blob was looked for")
+	}
+	if err == nil || !strings.Contains(err.Error(), "lost the last") || !strings.Contains(err.Error(), "--incremental") {
+		t.Errorf("a crash that forgets commits gives %v", err)
+	}
+	l.session.Close()
+	if l, err = begin(t, dst, b, func(p *dest.Plan) { p.Continue, p.AcceptMissingBlobs = true, true }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(b.Want(false), d.Contents(t, false)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A file server may fail for a moment.
+func TestBlobThatIsFoundOnlyWhenItIsLookedForAgainIsUploaded(t *testing.T) {
+	for _, sizes := range [][]int{{2000, 3000}, {2000, 10}} {
+		d, b := newDatabaseWithS3(t), blobs(sizes...)
+		dst := d.withS3(t, false, nil)
+		l, err := begin(t, dst, b, func(p *dest.Plan) { p.AcceptMissingBlobs, p.Options.ChunkBytes = true, 1<<20 })
+		if err != nil {
+			t.Fatal(err)
+		}
+		var looks atomic.Int64
+		src := &breaking{l.src, map[zodb.OID]int64{2: 0}}
+		l.src = &looking{src, func(r *source.Record) (*source.Blob, error) {
+			if r.OID == 1 && looks.Add(1) == 1 {
+				return nil, &source.BlobError{OID: r.OID, TID: r.TID, Path: "/nfs", Problem: "cannot be read: input/output error"}
+			}
+			return nil, nil
+		}}
+		if err := l.load(-1); err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range d.query(t, "SELECT s3_key FROM blob_state WHERE s3_key <> ''") {
+			if _, there := d.s3.Snapshot(t, d.bucket)[prefix+"/"+row]; !there {
+				t.Errorf("a row names %s, which is not in the bucket", row)
+			}
+		}
+	}
+}
