@@ -80,7 +80,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 // commands is the command with those below it.
 func (a *app) commands() *cobra.Command {
 	root := newConvertCommand(a)
-	root.AddCommand(newStatusCommand(a))
+	root.AddCommand(newStatusCommand(a), newInitCommand(a))
 	a.describe(root)
 	return root
 }

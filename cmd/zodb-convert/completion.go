@@ -25,8 +25,9 @@ const completionHelp = `Print what lets a shell complete commands, flags and val
 
 Usage: zodb-convert completion bash|zsh|fish
 
-Packages bring these files along. Otherwise put them where the shell looks:
+Packages bring these files along. Otherwise put them where the shell looks.
 
+EXAMPLES
   zodb-convert completion bash >~/.local/share/bash-completion/completions/zodb-convert
   zodb-convert completion zsh >DIRECTORY_OF_FPATH/_zodb-convert
   zodb-convert completion fish >~/.config/fish/completions/zodb-convert.fish

@@ -28,14 +28,14 @@ import (
 const convertHelp = `Move a ZODB (FileStorage) into zodb-pgjsonb: every object as JSON in PostgreSQL.
 Usage: zodb-convert [flags] CONFIG          CONFIG is TOML or ZConfig
        zodb-convert status [--json] CONFIG  what an interrupted run has done
+       zodb-convert init [--from FILE]      print a CONFIG to begin with
        zodb-convert --upload-blobs MANIFEST [flags] [CONFIG]
 
 `
 
 // s3Help stands for the flags that say the same as keys of CONFIG. Each on a
 // line of its own would not leave room for the others.
-const s3Help = `S3 (as the keys of CONFIG; a secret on the command line is seen by everybody on
-the machine: better set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY):
+const s3Help = `S3, as in CONFIG (everybody sees a typed key; better set AWS_SECRET_ACCESS_KEY):
   --s3-bucket NAME  --s3-prefix TEXT  --s3-endpoint-url URL  --s3-region NAME
   --s3-access-key KEY  --s3-secret-key KEY  --s3-path-style  --s3-ca-bundle PATH
 

@@ -31,6 +31,7 @@ func TestReferenceIsWhatTheProgramSays(t *testing.T) {
 	blocks := map[string]string{
 		"help":        fence(helpOf(t)),
 		"status-help": fence(helpOf(t, "status")),
+		"init-help":   fence(helpOf(t, "init")),
 		"status-json": fieldsOf(statusJSON{}) + "\n`run`:\n\n" + fieldsOf(runJSON{}),
 		"keys":        keyTable(),
 		"json":        jsonTables(),

@@ -22,7 +22,13 @@ Nothing is written. The result goes to stdout.
 
 `
 
-const statusExit = `EXIT STATUS
+const statusExit = `
+EXAMPLES
+  zodb-convert status migrate.toml
+  zodb-convert status --json migrate.toml | jq .run.phase
+  zodb-convert status --dest-zope-conf /srv/plone/etc/zope.conf
+
+EXIT STATUS
   0    done
   1    failed; the message says why
   2    the command line or CONFIG is wrong
@@ -43,7 +49,7 @@ func newStatusCommand(a *app) *cobra.Command {
 	cmd.Flags().AddFlagSet(from.siteFlags())
 	cmd.Flags().BoolP("help", "h", false, "print this")
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {
-		fmt.Fprint(a.stdout, statusHelp, cmd.LocalFlags().FlagUsages(), "\n", statusExit)
+		fmt.Fprint(a.stdout, statusHelp, cmd.LocalFlags().FlagUsages(), statusExit)
 	})
 	return cmd
 }

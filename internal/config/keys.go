@@ -25,8 +25,8 @@ type key struct {
 	read func(r *reader, section, name string, value toml.Primitive) error
 	// unused tells why the key has no effect; "" if it has one.
 	unused string
-	// doc and value are for the reference.
-	doc, value string
+	// doc and value are for the reference, example is for drafts.
+	doc, value, example string
 }
 
 const runtime = "it matters to a running site only"
@@ -37,38 +37,38 @@ var storages = map[string][]storageType{
 	"source": {{
 		name: "filestorage",
 		keys: []key{
-			{name: "path", required: true, value: "path", doc: "the Data.fs to read; it is never written to",
+			{name: "path", required: true, value: "path", doc: "the Data.fs to read; it is never written to", example: `"/srv/plone/var/filestorage/Data.fs"`,
 				read: textInto(func(c *Config, s string) { c.Source.Path = home(s) })},
-			{name: "blob-dir", value: "path", doc: "the directory of its blobs; needed if the database has any",
+			{name: "blob-dir", value: "path", doc: "the directory of its blobs; needed if the database has any", example: `"/srv/plone/var/blobstorage"`,
 				read: textInto(func(c *Config, s string) { c.Source.BlobDir = home(s) })},
 		},
 	}},
 	"destination": {{
 		name: "pgjsonb",
 		keys: []key{
-			{name: "dsn", required: true, value: "string", doc: "the PostgreSQL database, as libpq takes it (key=value or URL)",
+			{name: "dsn", required: true, value: "string", doc: "the PostgreSQL database, as libpq takes it (key=value or URL)", example: `"dbname=zodb_new user=zodb host=localhost"`,
 				read: textInto(func(c *Config, s string) { c.Destination.DSN = s })},
-			{name: "history-preserving", value: "boolean", doc: "keep every revision of each object (default: false)",
+			{name: "history-preserving", value: "boolean", doc: "keep every revision of each object (default: false)", example: `false`,
 				read: boolInto(func(c *Config, b bool) { c.Destination.HistoryPreserving = b })},
-			{name: "blob-threshold", value: "size", doc: "blobs of this size and above go to S3, if a bucket is named (default: 100KB)",
+			{name: "blob-threshold", value: "size", doc: "blobs of this size and above go to S3, if a bucket is named (default: 100KB)", example: `"100KB"`,
 				read: sizeInto(func(c *Config, n int64) { c.Destination.BlobThreshold = n })},
-			{name: "s3-bucket-name", value: "string", doc: "the S3 bucket for blobs; without it all of them go to PostgreSQL",
+			{name: "s3-bucket-name", value: "string", doc: "the S3 bucket for blobs; without it all of them go to PostgreSQL", example: `"plone-blobs"`,
 				read: textInto(func(c *Config, s string) { c.Destination.S3.Bucket = s })},
-			{name: "s3-prefix", value: "string", doc: "what the keys in the bucket start with (default: nothing)",
+			{name: "s3-prefix", value: "string", doc: "what the keys in the bucket start with (default: nothing)", example: `"plone/"`,
 				read: textOrNothing(func(c *Config, s string) { c.Destination.S3.Prefix = s })},
-			{name: "s3-endpoint-url", value: "string", doc: "the S3 server, if it is not Amazon's",
+			{name: "s3-endpoint-url", value: "string", doc: "the S3 server, if it is not Amazon's", example: `"https://s3.example.org"`,
 				read: textInto(func(c *Config, s string) { c.Destination.S3.EndpointURL = s })},
-			{name: "s3-region", value: "string", doc: "the S3 region",
+			{name: "s3-region", value: "string", doc: "the S3 region", example: `"eu-central-1"`,
 				read: textInto(func(c *Config, s string) { c.Destination.S3.Region = s })},
-			{name: "s3-access-key", value: "string", doc: "the S3 access key; without it AWS_ACCESS_KEY_ID, a profile or the machine's role counts",
+			{name: "s3-access-key", value: "string", doc: "the S3 access key; without it AWS_ACCESS_KEY_ID, a profile or the machine's role counts", example: `"${AWS_ACCESS_KEY_ID}"`,
 				read: textInto(func(c *Config, s string) { c.Destination.S3.AccessKey = s })},
-			{name: "s3-secret-key", value: "string", doc: "the S3 secret key; goes with s3-access-key",
+			{name: "s3-secret-key", value: "string", doc: "the S3 secret key; goes with s3-access-key", example: `"${AWS_SECRET_ACCESS_KEY}"`,
 				read: textInto(func(c *Config, s string) { c.Destination.S3.SecretKey = s })},
-			{name: "s3-use-ssl", value: "boolean", doc: "whether to use TLS with a server whose URL does not say (default: true)",
+			{name: "s3-use-ssl", value: "boolean", doc: "whether to use TLS with a server whose URL does not say (default: true)", example: `true`,
 				read: boolInto(func(c *Config, b bool) { c.Destination.S3.PlainHTTP = !b })},
-			{name: "s3-path-style", value: "boolean", doc: "whether the bucket stands in the path of a URL and not in the host name (default: true, but for Amazon's servers)",
+			{name: "s3-path-style", value: "boolean", doc: "whether the bucket stands in the path of a URL and not in the host name (default: true, but for Amazon's servers)", example: `true`,
 				read: boolInto(func(c *Config, b bool) { c.Destination.S3.PathStyle = &b })},
-			{name: "s3-ca-bundle", value: "path", doc: "certificates (PEM) that the S3 server's is checked against, if not those of the system",
+			{name: "s3-ca-bundle", value: "path", doc: "certificates (PEM) that the S3 server's is checked against, if not those of the system", example: `"/etc/ssl/certs/s3.pem"`,
 				read: textInto(func(c *Config, s string) { c.Destination.S3.CABundle = home(s) })},
 			{name: "blob-temp-dir", value: "path", doc: "where a site keeps blobs while it writes them", unused: runtime, read: textOnly},
 			{name: "blob-cache-dir", value: "path", doc: "where a site keeps blobs that it has read", unused: runtime, read: textOnly},

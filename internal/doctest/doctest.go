@@ -7,7 +7,8 @@
 //	sh       runs with bash -eu in the page's own scratch folder
 //	toml     is written to the file that the comment before it names, or else
 //	         to migrate.toml, and has to be a right configuration
-//	zconfig  has to be a right configuration for a conversion
+//	zconfig  has to be a right configuration for a conversion; one with a name
+//	         is written to that file, and may also be that of a site
 //	sql      runs with psql in the database zodb_new
 //	xml      is a site's configuration (ZConfig): the real ZODB opens it and
 //	         reads the root object; needs what scripts/setup installs
@@ -22,7 +23,8 @@
 // HTML comments before a block, which no reader sees, say more about it:
 //
 //	<!-- exit: 3 -->         the exit code that is expected; 0 otherwise
-//	<!-- file: other.toml --> where a toml block goes
+//	<!-- file: other.toml --> where a toml or zconfig block goes
+//	<!-- refused -->          the tool refuses the configuration
 //	<!-- in the clone -->    runs in the folder of the repository
 //	<!-- tested: scripts/test runs it -->
 //	                         is not run here; allowed for the scripts only
@@ -55,6 +57,7 @@ type block struct {
 	exit     int
 	file     string
 	inClone  bool
+	refused  bool
 	tested   string // who runs it, if not this package
 }
 
@@ -124,8 +127,12 @@ func (b *block) directive(text string) (err error) {
 		b.tested = m[1]
 		return nil
 	}
-	if text == "in the clone" {
+	switch text {
+	case "in the clone":
 		b.inClone = true
+		return nil
+	case "refused":
+		b.refused = true
 		return nil
 	}
 	return fmt.Errorf("the comment %q says nothing that is known", text)

@@ -196,12 +196,34 @@ func (r *reader) follow(found []block) {
 // readConversion reads a file in ZConfig that a page shows.
 func (r *reader) readConversion(b block, text string) {
 	path := filepath.Join(r.t.TempDir(), "migrate.conf")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		r.t.Fatal(err)
+	if b.file != "" {
+		path = filepath.Join(r.dir, b.file)
 	}
-	if _, err := config.Read(path, func(string) (string, bool) { return "secret", true }); err != nil {
-		r.t.Errorf("%s:%d: %v", r.page, b.line, err)
+	r.write(path, text)
+	origins := []config.Origin{{Path: path}}
+	if strings.Contains(text, "<zodb_db") {
+		// Of a site it is either end.
+		origins = []config.Origin{{DestinationSite: path, DestinationOnly: true}, {SourceSite: path, Path: r.destination()}}
 	}
+	var errs []error
+	for _, o := range origins {
+		_, err := o.Read(func(string) (string, bool) { return "secret", true })
+		if err == nil && b.refused {
+			r.t.Errorf("%s:%d: the configuration is right", r.page, b.line)
+		}
+		if err == nil || b.refused {
+			return
+		}
+		errs = append(errs, err)
+	}
+	r.t.Errorf("%s:%d: %v", r.page, b.line, errors.Join(errs...))
+}
+
+// destination is a file that names a destination and no more.
+func (r *reader) destination() string {
+	path := filepath.Join(r.t.TempDir(), "destination.toml")
+	r.write(path, "[destination]\ntype = \"pgjsonb\"\ndsn = \"dbname=x\"\n")
+	return path
 }
 
 // checkScripts makes sure that a block that others test holds nothing else.

@@ -52,7 +52,7 @@ func checkPGJSONB(r *reader, out *PGJSONB) error {
 	switch {
 	case strings.TrimSpace(dsn.text) == "":
 		return refuse(dsn.pos, "", "the dsn of <pgjsonb> is empty")
-	case !strings.Contains(dsn.text, "=") && !strings.HasPrefix(dsn.text, "postgresql://") && !strings.HasPrefix(dsn.text, "postgres://"):
+	case !strings.ContainsAny(dsn.text, "="+Unknown) && !strings.HasPrefix(dsn.text, "postgresql://") && !strings.HasPrefix(dsn.text, "postgres://"):
 		return refuse(dsn.pos, "it looks like dbname=zodb user=zodb host=localhost, or like postgresql://zodb@localhost/zodb", "the dsn of <pgjsonb> is none")
 	case threshold.number < 0:
 		return refuse(threshold.pos, "", "blob-threshold is below 0")

@@ -3,6 +3,7 @@ package storage
 import (
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/zodb-convert/zodb-convert/internal/zconfig"
 )
@@ -117,7 +118,7 @@ func (b *sourceBuilder) fileStorage(r *reader, around blobDir) error {
 // place gives the path that a relative one of a zope.conf stands for. A site
 // takes it from where it was started, which is its home as a rule.
 func (b *sourceBuilder) place(v value) (string, error) {
-	if b.base == "" || filepath.IsAbs(v.text) {
+	if b.base == "" || filepath.IsAbs(v.text) || strings.HasPrefix(v.text, Unknown) {
 		return v.text, nil
 	}
 	path := filepath.Join(b.base, v.text)

@@ -41,6 +41,10 @@ type Options struct {
 	IsDir func(string) bool
 }
 
+// Unknown marks, in what Getenv gives, a variable whose value is not known: none
+// is made of it. It stands in no file.
+const Unknown = "\x00"
+
 func (o Options) checker() *checker {
 	c := &checker{isDir: o.IsDir}
 	if c.isDir == nil {
@@ -316,6 +320,13 @@ func (z *Zope) Destination(name string) (*Destination, error) {
 		return nil, err
 	}
 	return destination(n)
+}
+
+// Writable tells whether the database with the given name is in a storage that
+// can be written.
+func (z *Zope) Writable(name string) (bool, error) {
+	n, err := z.storage(name, "--source-db or --dest-db")
+	return err == nil && n.is.name == "pgjsonb", err
 }
 
 // storage checks the database that is meant and gives its storage.
