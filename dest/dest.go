@@ -25,6 +25,10 @@ type Destination interface {
 	// encoding, server version, free connections for the workers.
 	State(ctx context.Context, workers int) (*State, error)
 
+	// CheckSource returns the *RefusedError with which Begin would refuse a source
+	// for what a scan has found in it, nil if it would not. It needs no connection.
+	CheckSource(info *source.Info) error
+
 	// Begin starts a run, continues the interrupted one that State found, or
 	// opens a finished destination to catch up. After it, no other run can
 	// write here until Close.
@@ -190,8 +194,10 @@ type Session interface {
 	Gone(ctx context.Context, fn func(key string) error) error
 	// SettleBlobs does the uploads that are owed, unless they are deferred, and
 	// removes from S3 what newer transactions have replaced. It returns an
-	// *UploadError if some cannot be done. Uploads in the background begin with
-	// the session; progress is told of those that are left.
+	// *UploadError if some cannot be done; where missing blobs are accepted, those
+	// whose files are gone by then are missing ones, which Run's Totals and
+	// MissingBlobs tell. Uploads in the background begin with the session; progress
+	// is told of those that are left.
 	SettleBlobs(ctx context.Context, progress func(UploadProgress)) error
 	// Complete removes the run record: the run has succeeded. Owed uploads are
 	// forgotten with it.

@@ -76,13 +76,9 @@ func (r *run) rememberMissing(ctx context.Context, session dest.Session) error {
 	return nil
 }
 
-// lookedAgain corrects the counts after the session has looked once more for
-// blobs that were missing.
-func (r *run) lookedAgain(session dest.Session) {
-	if r.report.Totals.MissingBlobs > 0 {
-		r.report.Totals = session.Run().Totals
-	}
-}
+// correctTotals takes the counts over from the session: those of the chunks do not
+// know of blobs that were missing and were found since, or the other way round.
+func (r *run) correctTotals(session dest.Session) { r.report.Totals = session.Run().Totals }
 
 // settleBlobs brings what is owed to S3, or to the manifest.
 //
@@ -110,7 +106,16 @@ func (r *run) settleBlobs(ctx context.Context, session dest.Session) error {
 	if started {
 		r.endPhase(last.DoneBytes)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	listed := r.report.Totals.MissingBlobs
+	r.correctTotals(session)
+	if r.report.Totals.MissingBlobs == listed {
+		return nil
+	}
+	// Files were gone when they were to be uploaded.
+	return r.settleRejects(ctx, session)
 }
 
 // writeManifest lists the uploads that are owed, and keeps those of earlier

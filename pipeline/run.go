@@ -253,8 +253,11 @@ func (r *run) load(ctx context.Context, session dest.Session, info *source.Info)
 	}
 	err := session.Loaded(ctx, r.src)
 	r.endPhase(info.Bytes - earlier)
-	r.lookedAgain(session)
-	if rejected := (*dest.RejectedError)(nil); errors.As(err, &rejected) {
+	rejected := (*dest.RejectedError)(nil)
+	if err == nil || errors.As(err, &rejected) {
+		r.correctTotals(session)
+	}
+	if rejected != nil {
 		return errors.Join(err, r.listFaults(ctx, session))
 	}
 	return err
@@ -329,12 +332,16 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 	if err != nil {
 		return err
 	}
+	// What came since may be of a kind that the part before was not.
+	if err := r.dst.CheckSource(info); err != nil {
+		return err
+	}
 	from := loaded.Identity.End
 	if verify {
 		if from, err = session.Verify(ctx, r.src); err != nil {
 			return err
 		}
-		r.lookedAgain(session)
+		r.correctTotals(session)
 	}
 	end := info.Identity.End
 	if from >= end {

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	postgres.Close()
+	objects.Close()
 	os.Exit(code)
 }
 

@@ -220,8 +220,8 @@ func (l *layout) readContents(ctx context.Context, q watermark.Querier, state *d
 	return nil
 }
 
-// checkSource refuses what cannot be written, before the load.
-func (d *Destination) checkSource(info *source.Info) error {
+// CheckSource refuses what cannot be written, before the load.
+func (d *Destination) CheckSource(info *source.Info) error {
 	refuse := func(hint, format string, args ...any) error {
 		return &dest.RefusedError{Reason: fmt.Sprintf(format, args...), Hint: hint}
 	}

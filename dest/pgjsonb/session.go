@@ -68,7 +68,7 @@ var _ dest.Session = (*session)(nil)
 // Begin starts a run, goes on with an interrupted one, or opens a finished
 // database to catch up.
 func (d *Destination) Begin(ctx context.Context, plan *dest.Plan) (dest.Session, error) {
-	if err := d.checkSource(plan.Info); err != nil {
+	if err := d.CheckSource(plan.Info); err != nil {
 		return nil, err
 	}
 	if d.config.S3 == nil && plan.Blobs != "" && plan.Blobs != dest.Inline {

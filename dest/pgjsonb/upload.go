@@ -437,9 +437,17 @@ func (s *session) noteFailed(ctx context.Context, tx pgx.Tx, o outcome) error {
 // SettleBlobs does the uploads that are owed, unless they are deferred, and
 // removes from S3 what newer transactions have replaced.
 func (s *session) SettleBlobs(ctx context.Context, progress func(dest.UploadProgress)) error {
-	if s.dest.config.S3 == nil {
-		return nil
+	if s.dest.config.S3 != nil {
+		if err := s.settleStore(ctx, progress); err != nil {
+			return err
+		}
 	}
+	// Files that were gone when they were to be uploaded may be missing blobs now.
+	return s.readTotals(ctx)
+}
+
+// settleStore settles what concerns S3.
+func (s *session) settleStore(ctx context.Context, progress func(dest.UploadProgress)) error {
 	if err := s.settleUploads(ctx, progress); err != nil {
 		return err
 	}
@@ -472,12 +480,6 @@ func (s *session) settleUploads(ctx context.Context, progress func(dest.UploadPr
 	s.uploadsMu.Lock()
 	s.uploads = nil
 	s.uploadsMu.Unlock()
-	if s.plan.AcceptMissingBlobs {
-		// Files that were gone when they were to be uploaded are missing blobs now.
-		if err := s.readTotals(ctx); err != nil {
-			return err
-		}
-	}
 	return s.uploadErrors(ctx)
 }
 
