@@ -18,7 +18,8 @@ const statusHelp = `Tell what the destination holds and how far an interrupted r
 
 Usage: zodb-convert status [flags] CONFIG
 
-Nothing is written. The result goes to stdout.
+Nothing is written. The result goes to stdout. The speed of a run that is at
+work is measured for 2 seconds.
 
 `
 
@@ -68,14 +69,47 @@ func (a *app) status(ctx context.Context, from *origin, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	state, rate, err := measured(ctx, dst, state)
+	if err != nil {
+		return err
+	}
 	if asJSON {
 		out := json.NewEncoder(a.stdout)
 		out.SetIndent("", "  ")
-		return out.Encode(statusLine(dst.Name(), state))
+		return out.Encode(statusLine(dst.Name(), from.resumeText(), state, rate))
 	}
-	_, err = fmt.Fprint(a.stdout, statusText(dst.Name(), from.resumeText(), state))
+	_, err = fmt.Fprint(a.stdout, statusText(dst.Name(), from.resumeText(), state, rate))
 	return err
 }
+
+// measuring is how long a run at work is watched. The record of a run has no
+// times by which its speed could be told.
+const measuring = 2 * time.Second
+
+// measured gives the latest state and, for a run that is loading, how many bytes
+// of the source it loads in a second; nil if that cannot be told.
+func measured(ctx context.Context, dst dest.Destination, first *dest.State) (*dest.State, *float64, error) {
+	if !loading(first) {
+		return first, nil, nil
+	}
+	began := time.Now()
+	select {
+	case <-time.After(measuring):
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
+	last, err := dst.State(ctx, 1)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !loading(last) || last.Run.ID != first.Run.ID {
+		return last, nil, nil
+	}
+	rate := float64(loaded(last.Run)-loaded(first.Run)) / time.Since(began).Seconds()
+	return last, &rate, nil
+}
+
+func loading(s *dest.State) bool { return s.Live && s.Run != nil && s.Run.Phase == dest.Loading }
 
 // statusJSON is what --json prints.
 type statusJSON struct {
@@ -95,6 +129,7 @@ type runJSON struct {
 	Source     string      `json:"source" doc:"the database it reads"`
 	Bytes      int64       `json:"bytes" doc:"of the source, loaded"`
 	TotalBytes int64       `json:"total_bytes" doc:"of the source, to be loaded"`
+	Rate       *float64    `json:"bytes_per_second" doc:"of a run that loads at this moment"`
 	Tool       string      `json:"tool" doc:"version that started it"`
 	Host       string      `json:"host" doc:"where it was started last"`
 	PID        int         `json:"pid" doc:"process there"`
@@ -108,9 +143,12 @@ type runJSON struct {
 	MissingBlobs int64  `json:"missing_blobs" doc:"blobs that were not found or could not be read"`
 	Bucket       string `json:"bucket" doc:"where in S3 large blobs go, empty if nowhere"`
 	Prefix       string `json:"prefix" doc:"what their keys start with"`
+	// How to go on with a run that is not live.
+	GoOnWith string `json:"go_on_with" doc:"the command that goes on, empty if the run is live"`
+	UndoWith string `json:"undo_with" doc:"the command that undoes it, empty if the run is live"`
 }
 
-func statusLine(name string, s *dest.State) *statusJSON {
+func statusLine(name, from string, s *dest.State, rate *float64) *statusJSON {
 	out := &statusJSON{
 		Destination: name, Condition: s.Condition,
 		Transactions: s.Transactions, Objects: s.Objects, Notes: s.Notes,
@@ -121,11 +159,14 @@ func statusLine(name string, s *dest.State) *statusJSON {
 	if r := s.Run; r != nil {
 		out.Run = &runJSON{
 			ID: r.ID, Generation: r.Generation, Phase: r.Phase, Source: r.Source.Name,
-			Bytes: loaded(r), TotalBytes: r.Source.End,
+			Bytes: loaded(r), TotalBytes: r.Source.End, Rate: rate,
 			Tool: r.Tool, Host: r.Host, PID: r.PID,
 			Started: r.Started, Claimed: r.Claimed, Live: s.Live, Totals: r.Totals,
 			Owed: s.Owed, OwedBytes: s.OwedBytes, MissingBlobs: s.Missing,
 			Bucket: r.Options.Bucket, Prefix: r.Options.Prefix,
+		}
+		if !s.Live {
+			out.Run.GoOnWith, out.Run.UndoWith = goOnWith(from), undoWith(from)
 		}
 	}
 	return out
@@ -139,7 +180,21 @@ func loaded(r *dest.Run) (n int64) {
 	return n
 }
 
-func statusText(name, from string, s *dest.State) string {
+func goOnWith(from string) string { return "zodb-convert --incremental" + from }
+func undoWith(from string) string { return "zodb-convert --abort" + from }
+
+// beginning is what a FileStorage has before its first transaction.
+const beginning = int64(len("FS30"))
+
+// percent is how much of the source is loaded. What is not all is not 100.
+func percent(r *dest.Run) int64 {
+	if r.Source.End-loaded(r) <= beginning {
+		return 100
+	}
+	return int64(float64(loaded(r)) / float64(r.Source.End) * 100)
+}
+
+func statusText(name, from string, s *dest.State, rate *float64) string {
 	var b strings.Builder
 	row := func(key, format string, args ...any) {
 		fmt.Fprintf(&b, "%-13s %s\n", key, fmt.Sprintf(format, args...))
@@ -162,7 +217,10 @@ func statusText(name, from string, s *dest.State) string {
 			row("latest start", "%s, the %d. one", r.Claimed.Format(time.DateTime), r.Generation)
 		}
 		row("phase", "%s", r.Phase)
-		row("loaded", "%s of %s", progress.Bytes(loaded(r)), progress.Bytes(r.Source.End))
+		row("loaded", "%s of %s (%d%%)", progress.Bytes(loaded(r)), progress.Bytes(r.Source.End), percent(r))
+		if rate != nil {
+			row("rate", "%s/s", progress.Bytes(int64(*rate)))
+		}
 		row("objects", "%s", progress.Count(r.Totals.Objects+r.Totals.Revisions))
 		row("rejected", "%s", progress.Count(r.Totals.Rejected))
 		if r.Options.Bucket != "" {
@@ -174,10 +232,11 @@ func statusText(name, from string, s *dest.State) string {
 			row("missing blobs", "%s", progress.Count(s.Missing))
 		}
 		if s.Live {
+			row("report", "kill -USR1 %d on %s lets it print one", r.PID, r.Host)
 			break
 		}
-		row("go on with", "zodb-convert --incremental%s", from)
-		row("undo with", "zodb-convert --abort%s", from)
+		row("go on with", "%s", goOnWith(from))
+		row("undo with", "%s", undoWith(from))
 	}
 	return b.String()
 }
