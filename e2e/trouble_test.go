@@ -144,6 +144,11 @@ func TestS3IsAwayForGood(t *testing.T) {
 		for _, catchUp := range []bool{false, true} {
 			s := blobScenario{mode: mode, catchUp: catchUp}
 			t.Run(s.String(), func(t *testing.T) {
+				t.Cleanup(func() {
+					if err := server.Run(); err != nil {
+						t.Error(err)
+					}
+				})
 				_, want := s.undisturbed(t, pg, server, src)
 				w := s.prepare(t, pg, server, src, "")
 				w.S3.Wait = 2 * time.Second
