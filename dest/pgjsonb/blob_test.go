@@ -669,6 +669,38 @@ func TestCatchingUpABlobDatabaseNeedsItsBucket(t *testing.T) {
 	isRefused(t, err, "1 blob in S3", "s3-bucket-name")
 }
 
+func TestCatchingUpInAnotherPlaceOfS3IsRefused(t *testing.T) {
+	d, b := newDatabaseWithS3(t), blobs(2000, 3000)
+	l, err := begin(t, d.withS3(t, false, nil), b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.settled(); err != nil {
+		t.Fatal(err)
+	}
+	other := d.withS3(t, false, func(_ *pgjsonb.Config, s *s3blob.Config) { s.Prefix = "elsewhere" })
+	for _, m := range []dest.BlobMode{dest.Inline, dest.Background} {
+		_, err = begin(t, other, b, continues(m))
+		isRefused(t, err, "elsewhere has none of the first 2", "the prefix of the site")
+	}
+	// Of what is deferred, nothing may be there yet; and one that is suffices.
+	for _, dst := range []dest.Destination{other, d.withS3(t, false, nil)} {
+		m := dest.Deferred
+		if dst != other {
+			m = dest.Inline
+			if err := d.store(t, nil).Delete(t.Context(), s3blob.Key(1, 2<<40)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if l, err = begin(t, dst, b, continues(m)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.settled(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestObjectsStayInS3WhenARunIsUndoneOrCleared(t *testing.T) {
 	d, b := newDatabaseWithS3(t), blobs(2000, 3000, 10)
 	dst := d.withS3(t, false, nil)

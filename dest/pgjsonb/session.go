@@ -231,6 +231,9 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.probe(ctx); err != nil {
 		return err
 	}
+	if err := s.checkBucket(ctx); err != nil {
+		return err
+	}
 	s.record = &watermark.Record{
 		Run: dest.Run{
 			ID: newID(), Generation: 1, Phase: dest.CatchingUp, Source: s.plan.Info.Identity,
@@ -537,6 +540,54 @@ func (s *session) checkPlace(ctx context.Context) error {
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("%s has %s in S3, the configuration names no bucket", s.dest.Name(), count(n, "blob")),
 		Hint:   "name the bucket of the site: s3-bucket-name in [destination]",
+	}
+}
+
+// sampledBlobs are looked for in the bucket before a database is caught up.
+const sampledBlobs = 8
+
+// checkBucket refuses to catch up a database with blobs in S3 if the bucket has
+// none of those that are looked for: a finished database does not say in which
+// bucket and below which prefix they are, a site knows one place only, and new
+// blobs would go to another one. Deferred uploads ask nothing of S3.
+func (s *session) checkBucket(ctx context.Context) error {
+	store := s.dest.config.S3
+	if store == nil || s.plan.Blobs == dest.Deferred || !s.layout.has(blobState) {
+		return nil
+	}
+	rows, err := s.control.Query(ctx, `SELECT s3_key, blob_size FROM `+s.layout.name(blobState)+
+		fmt.Sprintf(` WHERE s3_key <> '' ORDER BY zoid, tid LIMIT %d`, sampledBlobs))
+	if err != nil {
+		return fmt.Errorf("look for blobs in S3: %w", err)
+	}
+	var (
+		keys  []string
+		sizes []int64
+		key   string
+		size  int64
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&key, &size}, func() error {
+		keys, sizes = append(keys, key), append(sizes, size)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("look for blobs in S3: %w", err)
+	}
+	for i, key := range keys {
+		has, err := store.Exists(ctx, key, sizes[i])
+		if err != nil {
+			return fmt.Errorf("look for blobs in S3: %w", err)
+		}
+		if has {
+			return nil
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("%s has blobs in S3, and %s has none of the first %d, which begin with %s: they are in another place, or are not uploaded yet",
+			s.dest.Name(), store.Name(), len(keys), keys[0]),
+		Hint: "name the bucket and the prefix of the site; or, if a manifest still lists them, upload it with --upload-blobs first, or go on with --deferred-blobs and that manifest",
 	}
 }
 

@@ -56,17 +56,30 @@ func metadata(out *s3.HeadObjectOutput, name string) string {
 	return ""
 }
 
-// Has tells whether the store has exactly this blob under the key. Objects of
-// other programs, which have no SHA-256 with them, are recognized by an ETag that
-// is the MD5 of their bytes.
-func (s *Store) Has(ctx context.Context, key string, b *source.Blob) (bool, error) {
+// look is head for a key without the prefix.
+func (s *Store) look(ctx context.Context, key string) (*s3.HeadObjectOutput, error) {
 	out, err := s.head(ctx, opLook, s.FullKey(key))
 	var refused *Error
 	if errors.As(err, &refused) && s.headed.Load() && isStatus(err, http.StatusForbidden) {
 		// Without the right to list a bucket Amazon answers so when there is no
 		// such object. That HEAD is allowed has been seen.
-		return false, nil
+		return nil, nil
 	}
+	return out, err
+}
+
+// Exists tells whether the store has an object of this size under the key,
+// whatever its bytes.
+func (s *Store) Exists(ctx context.Context, key string, size int64) (bool, error) {
+	out, err := s.look(ctx, key)
+	return err == nil && out != nil && length(out) == size, err
+}
+
+// Has tells whether the store has exactly this blob under the key. Objects of
+// other programs, which have no SHA-256 with them, are recognized by an ETag that
+// is the MD5 of their bytes.
+func (s *Store) Has(ctx context.Context, key string, b *source.Blob) (bool, error) {
+	out, err := s.look(ctx, key)
 	if err != nil || out == nil || length(out) != b.Size {
 		return false, err
 	}
