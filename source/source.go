@@ -211,6 +211,8 @@ type Info struct {
 	BlobFiles    int64 // blobs that were found in BlobDir
 	MissingBlobs int64 // records whose blob is missing or cannot be read
 	OrphanBlobs  int64 // blobs that no record refers to
+	// FirstMissing are the first of these, in the order of the source.
+	FirstMissing []LostBlob
 	// LargeBlobs are those of ScanOptions.LargeBlob bytes or more.
 	LargeBlobs  []LargeBlob
 	LargestData int64 // bytes of the largest record
@@ -233,6 +235,12 @@ type LargeBlob struct {
 	Path string
 	// Current: its record is the newest one of its oid.
 	Current bool
+}
+
+// LostBlob is a blob that is missing or cannot be read.
+type LostBlob struct {
+	*BlobError
+	Pos int64 // of its record
 }
 
 // Blob is the bytes of one revision of a blob.

@@ -165,7 +165,7 @@ func (s *Summary) blobs(b *strings.Builder) {
 		}
 	}
 	if n := s.missing(); n > 0 {
-		row(b, "missing blobs", Count(n), rejectsRemark(r))
+		row(b, "missing blobs", Count(n), s.missingRemark())
 	}
 	if r.Source.OrphanBlobs > 0 {
 		row(b, "orphan blobs", Count(r.Source.OrphanBlobs), "files that no record refers to; they are left out")
@@ -179,6 +179,16 @@ func (s *Summary) missing() int64 {
 		return s.Report.Source.MissingBlobs
 	}
 	return s.Report.Totals.MissingBlobs
+}
+
+// missingRemark says of a dry run how many of the missing blobs the conversion
+// would want.
+func (s *Summary) missingRemark() string {
+	r := s.Report
+	if s.Outcome != DryRun || s.HistoryPreserving {
+		return rejectsRemark(r)
+	}
+	return fmt.Sprintf("older revisions included; the conversion needs %s of them", Count(r.Totals.MissingBlobs))
 }
 
 func rejectsRemark(r *pipeline.Report) string {

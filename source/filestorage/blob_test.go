@@ -375,6 +375,9 @@ func TestBlobWrittenTwiceInOneTransaction(t *testing.T) {
 	if info.Blobs != 3 || info.BlobFiles != 1 || info.BlobBytes != 5 || info.MissingBlobs != 1 || info.OrphanBlobs != 0 {
 		t.Errorf("%+v", info)
 	}
+	if len(info.FirstMissing) != 1 || info.FirstMissing[0].OID != 10 || !info.FirstMissing[0].Missing || info.FirstMissing[0].Pos == 0 {
+		t.Errorf("missing: %+v", info.FirstMissing)
+	}
 }
 
 // TestOrphansDoNotDependOnTheEndOfTheFile counts with a torn end, from which
@@ -415,6 +418,23 @@ func TestBlobRecordsOfAnotherTID(t *testing.T) {
 		var bad *source.BlobError
 		if _, err := s.Blob(t.Context(), &source.Record{OID: 9, TID: tid2, Pos: pos}); !errors.As(err, &bad) || !bad.Missing {
 			t.Errorf("position %d: %v", pos, err)
+		}
+	}
+}
+
+// TestFirstMissingBlobsAreThoseThatComeFirst although many look for them at once.
+func TestFirstMissingBlobsAreThoseThatComeFirst(t *testing.T) {
+	d := newData()
+	for oid := zodb.OID(1); oid <= 100; oid++ {
+		d.add(' ', tid1+zodb.TID(oid), "", "", "", put{oid: oid, data: []byte(blobPickle)})
+	}
+	info := scan(t, openBlobs(t, file(t, d.buf), t.TempDir()), 0)
+	if info.MissingBlobs != 100 || len(info.FirstMissing) != 10 {
+		t.Fatalf("%d missing, %d named", info.MissingBlobs, len(info.FirstMissing))
+	}
+	for i, l := range info.FirstMissing {
+		if l.OID != zodb.OID(i+1) {
+			t.Errorf("number %d is %v", i, l.OID)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package filestorage
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -37,9 +38,10 @@ type blobScan struct {
 	bytes   int64
 	found   int64
 	missing int64
-	own     int64 // files, each counted for one record only
-	layout  int64 // found in the other layout
-	moved   int64 // found under another tid
+	first   []source.LostBlob // of the missing ones
+	own     int64             // files, each counted for one record only
+	layout  int64             // found in the other layout
+	moved   int64             // found under another tid
 
 	largeFrom int64
 	large     []largeBlob
@@ -115,20 +117,32 @@ func (sc *scanner) lookUp(ctx context.Context, refs <-chan blobRef) error {
 		if err != nil && !errors.As(err, &bad) {
 			return err
 		}
+		if bad != nil {
+			sc.blobs.miss(&ref, bad)
+			continue
+		}
 		sc.blobs.add(&ref, b, under)
 	}
 	return nil
 }
 
-// add counts a blob; nil is one that is missing or cannot be read.
+// miss counts a blob that is missing or cannot be read, and keeps the first.
+func (x *blobScan) miss(ref *blobRef, e *source.BlobError) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.missing++
+	at, _ := slices.BinarySearchFunc(x.first, ref.pos, func(l source.LostBlob, pos int64) int { return cmp.Compare(l.Pos, pos) })
+	if at < maxNamed {
+		x.first = slices.Insert(x.first, at, source.LostBlob{BlobError: e, Pos: ref.pos})
+		x.first = x.first[:min(len(x.first), maxNamed)]
+	}
+}
+
+// add counts a blob that was found.
 func (x *blobScan) add(ref *blobRef, b *source.Blob, under zodb.TID) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	switch {
-	case b == nil:
-		x.missing++
-		return
-	case under == ref.tid || under == ref.stored:
+	if under == ref.tid || under == ref.stored {
 		x.own++
 	}
 	switch {
@@ -266,6 +280,7 @@ func (sc *scanner) report(info *source.Info, large int64) {
 	x := sc.blobs
 	info.BlobDir = sc.s.blobs.Path()
 	info.BlobBytes, info.BlobFiles, info.MissingBlobs = x.bytes, x.found, x.missing
+	info.FirstMissing = slices.Clone(x.first)
 	info.OrphanBlobs = max(0, x.files[info.MaxTID]-x.own)
 	for _, b := range x.large {
 		if large > 0 && b.Size >= large {
