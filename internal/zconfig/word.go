@@ -25,6 +25,15 @@ func Word(word string) string {
 	return word
 }
 
+// Shown shows the name of the key in a message. A word that stands alone may be
+// a password on a line of its own.
+func (k *Key) Shown() string {
+	if k.Value == "" && k.Err == nil && !strings.Contains(k.Name, "=") {
+		return "..."
+	}
+	return Word(k.Name)
+}
+
 // Suggestion gives the known word that is nearest to the given one, or else
 // tells what is known.
 func Suggestion(word string, known []string, all string) string {

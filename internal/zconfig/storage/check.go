@@ -158,7 +158,7 @@ func (t *sectionType) find(given *zconfig.Key) (*key, error) {
 		if strings.Contains(given.Name, "=") {
 			hint = "a key and its value are parted by a blank, not by ="
 		}
-		return nil, &zconfig.Error{Pos: given.Pos, Reason: fmt.Sprintf("%s is no key", zconfig.Word(given.Name)), Hint: hint}
+		return nil, &zconfig.Error{Pos: given.Pos, Reason: fmt.Sprintf("%s is no key", given.Shown()), Hint: hint}
 	}
 	if other, ok := t.other[name]; ok {
 		name = other
@@ -175,8 +175,11 @@ func (t *sectionType) find(given *zconfig.Key) (*key, error) {
 	for _, k := range t.keys {
 		names = append(names, k.name)
 	}
-	return nil, &zconfig.Error{Pos: given.Pos, Reason: fmt.Sprintf("unknown key %s in <%s>", zconfig.Word(given.Name), t.name),
-		Hint: zconfig.Suggestion(name, names, strings.Join(names, ", "))}
+	shown, hint := given.Shown(), zconfig.Suggestion(name, names, strings.Join(names, ", "))
+	if strings.HasPrefix(hint, "did you mean") {
+		shown = zconfig.Word(given.Name)
+	}
+	return nil, &zconfig.Error{Pos: given.Pos, Reason: fmt.Sprintf("unknown key %s in <%s>", shown, t.name), Hint: hint}
 }
 
 // complete puts in the preset of a key that is not given.

@@ -190,7 +190,7 @@ const (
 func (c *Conversion) fill(check *checker, root *zconfig.Section) error {
 	if len(root.Keys) > 0 {
 		k := root.Keys[0]
-		return &zconfig.Error{Pos: k.Pos, Reason: fmt.Sprintf("the key %s stands outside of the storages", zconfig.Word(k.Name)),
+		return &zconfig.Error{Pos: k.Pos, Reason: fmt.Sprintf("the key %s stands outside of the storages", k.Shown()),
 			Hint: "a file for a conversion has <filestorage source> and <pgjsonb destination>; a zope.conf is given with --source-zope-conf or --dest-zope-conf"}
 	}
 	for _, s := range root.Sections {
@@ -243,7 +243,7 @@ func nested(s *zconfig.Section) (*zconfig.Section, error) {
 	case s.Name != "":
 		return nil, zconfig.Errorf(s.Pos, "the section %s takes no name", s.Header())
 	case len(s.Keys) > 0:
-		return nil, &zconfig.Error{Pos: s.Keys[0].Pos, Reason: fmt.Sprintf("the key %s stands in %s, but outside of a storage", zconfig.Word(s.Keys[0].Name), s.Header()),
+		return nil, &zconfig.Error{Pos: s.Keys[0].Pos, Reason: fmt.Sprintf("the key %s stands in %s, but outside of a storage", s.Keys[0].Shown(), s.Header()),
 			Hint: fmt.Sprintf("write <filestorage> around it, or <filestorage %s> instead of %s", s.Type, s.Header())}
 	case len(s.Sections) == 0:
 		return nil, zconfig.Errorf(s.Pos, "there is no storage in %s", s.Header())
