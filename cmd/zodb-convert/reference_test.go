@@ -1,19 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/progress"
+	"github.com/zodb-convert/zodb-convert/internal/zconfig/storage"
 )
 
 var update = flag.Bool("update", false, "write docs/reference.md and the results in the scripts anew")
@@ -34,6 +38,7 @@ func TestReferenceIsWhatTheProgramSays(t *testing.T) {
 		"init-help":   fence(helpOf(t, "init")),
 		"status-json": fieldsOf(statusJSON{}) + "\n`run`:\n\n" + fieldsOf(runJSON{}),
 		"keys":        keyTable(),
+		"zconfig":     zconfigTables(),
 		"json":        jsonTables(),
 	}
 	seen := map[string]bool{}
@@ -57,7 +62,7 @@ func TestReferenceIsWhatTheProgramSays(t *testing.T) {
 		}
 		return
 	}
-	if d := cmp.Diff(want, string(page)); d != "" {
+	if d := gocmp.Diff(want, string(page)); d != "" {
 		t.Errorf("docs/reference.md is not up to date; go test ./cmd/zodb-convert -run Reference -update writes it:\n%s", d)
 	}
 }
@@ -98,6 +103,59 @@ func keyTable() string {
 		fmt.Fprintf(&b, "| `[%s]` | `%s` | %s | %s |\n", k.Section, k.Key, k.Value, doc)
 	}
 	return b.String()
+}
+
+// zconfigTables describes sections and keys of ZConfig. Keys with one effect in
+// common share a row.
+func zconfigTables() string {
+	meaning := map[string]string{
+		"create":               "refused if it is on",
+		"filestorage blob-dir": "the directory of its blobs; needed if the database has any",
+		"blobstorage blob-dir": "the same, around the storage",
+	}
+	for _, k := range config.Keys() {
+		meaning[k.Type+" "+k.Key] = k.Doc
+	}
+	var b strings.Builder
+	b.WriteString("| section | key | value | meaning |\n|---|---|---|---|\n")
+	var idle []storage.KeyDoc
+	flush := func() {
+		if len(idle) > 0 {
+			var names []string
+			for _, k := range idle {
+				names = append(names, "`"+k.Key+"`")
+			}
+			fmt.Fprintf(&b, "| `<%s>` | %s | | no effect: %s |\n", idle[0].Section, strings.Join(names, ", "), idle[0].Unused)
+		}
+		idle = nil
+	}
+	for _, k := range storage.Keys() {
+		if len(idle) > 0 && (k.Section != idle[0].Section || k.Unused != idle[0].Unused) {
+			flush()
+		}
+		if k.Unused != "" {
+			idle = append(idle, k)
+			continue
+		}
+		doc := cmp.Or(meaning[k.Section+" "+k.Key], meaning[k.Key])
+		if k.Required {
+			doc += " (required)"
+		}
+		fmt.Fprintf(&b, "| `<%s>` | `%s` | %s | %s |\n", k.Section, k.Key, k.Value, doc)
+	}
+	flush()
+	b.WriteString("\n| storage | as the source | as the destination |\n|---|---|---|\n")
+	for _, d := range storage.Sections() {
+		fmt.Fprintf(&b, "| `<%s>` | %s | %s |\n", d.Section, taken(d.Source), taken(d.Destination))
+	}
+	return b.String()
+}
+
+func taken(refused string) string {
+	if refused == "" {
+		return "taken"
+	}
+	return "refused: " + regexp.MustCompile("<[a-z0-9]+>").ReplaceAllString(refused, "`$0`")
 }
 
 // jsonTables describes the lines of --log-format json by the types that are
@@ -192,6 +250,93 @@ func TestHelpFitsOnAScreen(t *testing.T) {
 	for _, code := range []int{exitDone, exitFailed, exitUsage, exitRejects, exitInterrupted} {
 		if !regexp.MustCompile(fmt.Sprintf(`(?m)^  %d +\S`, code)).MatchString(text) {
 			t.Errorf("exit code %d is not documented", code)
+		}
+	}
+}
+
+// blank takes out of the reference what is generated.
+func blank(page string) string { return generated.ReplaceAllString(page, "") }
+
+// What the prose calls a flag is one, and every flag is in the page.
+func TestFlagsInTheReferenceAreThoseOfTheProgram(t *testing.T) {
+	text, err := os.ReadFile(referencePage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(text)
+	known := map[string]bool{}
+	root := commandTree(t)
+	for _, c := range append(manCommands(root), root) {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			known["--"+f.Name] = true
+			if !strings.Contains(page, "--"+f.Name) {
+				t.Errorf("--%s of %s is not in the page", f.Name, c.Name())
+			}
+		})
+	}
+	flags := regexp.MustCompile(`--[a-z][a-z0-9-]*`).FindAllString(blank(page), -1)
+	if len(flags) < 10 {
+		t.Fatalf("only %d flags in the prose", len(flags))
+	}
+	for _, f := range flags {
+		if !known[f] && f != "--s3-" {
+			t.Errorf("the page names %s, which is no flag", f)
+		}
+	}
+}
+
+// What stands in code marks in the prose and looks like a key is one.
+func TestKeysInTheReferenceAreThoseOfTheProgram(t *testing.T) {
+	text, err := os.ReadFile(referencePage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{"instancehome": true, "zodb-convert": true}
+	for _, k := range config.Keys() {
+		known[k.Key] = true
+	}
+	for _, k := range storage.Keys() {
+		known[k.Key] = true
+	}
+	for _, m := range regexp.MustCompile("`([a-z0-9]+(?:-[a-z0-9]+)+)`").FindAllStringSubmatch(blank(string(text)), -1) {
+		if !known[m[1]] {
+			t.Errorf("the page names %s, which is no key", m[1])
+		}
+	}
+}
+
+// For every exit code that help and reference list there is a script that makes
+// the program end with it.
+func TestEveryExitCodeIsSeen(t *testing.T) {
+	codes := map[string]bool{}
+	for _, m := range exitLine.FindAllStringSubmatch(exitStatus, -1) {
+		codes[m[1]] = false
+	}
+	if len(codes) != 5 {
+		t.Fatalf("%d exit codes are documented", len(codes))
+	}
+	scripts, err := filepath.Glob("testdata/*/*.txtar")
+	if err != nil || len(scripts) == 0 {
+		t.Fatal(scripts, err)
+	}
+	for _, path := range scripts {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^exits (\d+) `).FindAllStringSubmatch(string(text), -1) {
+			if _, ok := codes[m[1]]; !ok {
+				t.Errorf("%s: exit code %s is not documented", path, m[1])
+			}
+			codes[m[1]] = true
+		}
+		if strings.Contains(string(text), "\nexec zodb-convert ") {
+			codes["0"] = true // exec fails on any other
+		}
+	}
+	for code, seen := range codes {
+		if !seen {
+			t.Errorf("no script ends with %s", code)
 		}
 	}
 }
