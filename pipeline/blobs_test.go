@@ -87,7 +87,9 @@ func (d *target) open(t *testing.T, history bool) dest.Destination {
 	return dst
 }
 
-func (d *target) rows(t *testing.T, sql string) []string { return postgres.Server(t).Query(t, d.dsn, sql) }
+func (d *target) rows(t *testing.T, sql string) []string {
+	return postgres.Server(t).Query(t, d.dsn, sql)
+}
 
 func TestBlobThatIsLostBeforeItsUploadIsReportedAsMissing(t *testing.T) {
 	for _, mode := range []dest.BlobMode{dest.Inline, dest.Background} {

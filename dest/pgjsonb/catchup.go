@@ -493,9 +493,12 @@ func (f *follower) dropBlobs(ctx context.Context) error {
 	}
 	t := f.s.tables
 	err := f.exec(ctx,
+		// The uploader notes what is done meanwhile. Both lock the owed rows first,
+		// in one order, so that they cannot wait for each other.
+		"SELECT count(*) FROM (SELECT FROM "+t.Owed+" b WHERE EXISTS (SELECT FROM "+stageTable+" n WHERE n.zoid = b.oid) ORDER BY oid, tid FOR UPDATE) locked",
+		old(t.Owed, "oid"),
 		"WITH old AS ("+old(f.s.layout.name(blobState), "zoid")+" RETURNING b.zoid, b.tid, b.s3_key) INSERT INTO "+t.Gone+
-			" (oid, tid, key) SELECT zoid, tid, s3_key FROM old WHERE s3_key <> '' ON CONFLICT (oid, tid) DO UPDATE SET key = EXCLUDED.key",
-		old(t.Owed, "oid"))
+			" (oid, tid, key) SELECT zoid, tid, s3_key FROM old WHERE s3_key <> '' ON CONFLICT (oid, tid) DO UPDATE SET key = EXCLUDED.key")
 	if err != nil {
 		return err
 	}

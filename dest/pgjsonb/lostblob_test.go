@@ -2,6 +2,7 @@ package pgjsonb_test
 
 import (
 	"context"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/dest/desttest"
 	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/zodb"
@@ -104,5 +106,57 @@ func TestBlobThatIsFoundOnlyWhenItIsLookedForAgainIsUploaded(t *testing.T) {
 				t.Errorf("a row names %s, which is not in the bucket", row)
 			}
 		}
+	}
+}
+
+// An upload turns out to be impossible while a newer transaction replaces the
+// blob: the uploader and the catch-up delete the same rows.
+func TestUploaderAndCatchUpDoNotWaitForEachOther(t *testing.T) {
+	d, b := newDatabaseWithS3(t), blobs(10)
+	dst := d.withS3(t, false, nil)
+	l, err := begin(t, dst, b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.settled(); err != nil {
+		t.Fatal(err)
+	}
+	first, second := zodb.TID(1000)<<40, zodb.TID(1001)<<40
+	b.Commit(desttest.Transaction{TID: first}, desttest.BlobOf(10, make([]byte, 1200)), thing(11, strings.Repeat("x", chunkBytes)))
+	b.Commit(desttest.Transaction{TID: second}, desttest.BlobOf(10, make([]byte, 1300)))
+	if l, err = begin(t, dst, b, func(p *dest.Plan) { p.Continue, p.AcceptMissingBlobs, p.Blobs = true, true, dest.Background }); err != nil {
+		t.Fatal(err)
+	}
+	// The uploader waits when it has locked the row that is owed.
+	d.exec(t, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2); RETURN OLD; END';
+		CREATE TRIGGER slow BEFORE DELETE ON zodb_convert_owed FOR EACH ROW EXECUTE FUNCTION slow()`)
+	src := l.src
+	l.src = &looking{src, func(r *source.Record) (*source.Blob, error) {
+		if r.TID != first {
+			return nil, nil
+		}
+		blob, err := src.Blob(t.Context(), r)
+		if err == nil {
+			err = os.Remove(blob.Path)
+		}
+		return blob, err
+	}}
+	met := false
+	l.between = func(int) {
+		for d.query(t, "SELECT count(*) FROM zodb_convert_owed")[0] != "0" && !met {
+			met = d.query(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'")[0] == "1"
+		}
+	}
+	if err := l.follow(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.settled(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"1|10", "10|1300"}, d.query(t, "SELECT zoid, blob_size FROM blob_state ORDER BY zoid")); diff != "" {
+		t.Error(diff)
+	}
+	if totals := l.session.Run().Totals; totals.MissingBlobs != 0 || !met {
+		t.Errorf("the totals are %+v (met: %v)", totals, met)
 	}
 }

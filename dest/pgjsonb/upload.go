@@ -363,8 +363,9 @@ func (u *uploader) settle(ctx context.Context) error {
 	}
 	fault.Point("blob.confirmed")
 	var failed []outcome
-	var oids, tids []int64
+	var oids, tids, allOIDs, allTIDs []int64
 	for _, o := range u.settled {
+		allOIDs, allTIDs = append(allOIDs, int64(o.OID)), append(allTIDs, int64(o.TID))
 		if o.err != nil {
 			failed = append(failed, o)
 			continue
@@ -372,6 +373,11 @@ func (u *uploader) settle(ctx context.Context) error {
 		oids, tids = append(oids, int64(o.OID)), append(tids, int64(o.TID))
 	}
 	err := u.s.fencedTx(ctx, u.conn, func(tx pgx.Tx) error {
+		// In the order in which a catch-up locks them.
+		if _, err := tx.Exec(ctx, `SELECT count(*) FROM (SELECT FROM `+u.s.tables.Owed+` WHERE (oid, tid) IN (SELECT * FROM unnest($1::int8[], $2::int8[]))
+			ORDER BY oid, tid FOR UPDATE) locked`, allOIDs, allTIDs); err != nil {
+			return fmt.Errorf("note what is uploaded: %w", err)
+		}
 		if _, err := tx.Exec(ctx, `DELETE FROM `+u.s.tables.Owed+` o USING unnest($1::int8[], $2::int8[]) d (oid, tid)
 			WHERE o.oid = d.oid AND o.tid = d.tid`, oids, tids); err != nil {
 			return fmt.Errorf("note what is uploaded: %w", err)
