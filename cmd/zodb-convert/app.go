@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
@@ -221,11 +223,12 @@ func (a *app) keepS3Secrets(s *config.S3) {
 	}
 }
 
-// redacting is stderr without the keys of S3. The printers write whole lines.
+// redacting is stderr without the keys of S3, and without what would disturb a
+// terminal. The printers write whole lines.
 type redacting struct{ *app }
 
 func (r redacting) Write(p []byte) (int, error) {
-	text := string(p)
+	text := visible(string(p))
 	for _, key := range r.keys {
 		text = strings.ReplaceAll(text, key, "xxxxx")
 		if quoted, err := json.Marshal(key); err == nil {
@@ -237,6 +240,35 @@ func (r redacting) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// visible shows control characters, which names of classes, users and files may
+// hold, by their number. Bytes that are not UTF-8 stay: where that is not the
+// locale's encoding, names of files are to be shown, and copied, as they are.
+func visible(text string) string {
+	if strings.IndexFunc(text, disturbing) < 0 {
+		return text
+	}
+	var b strings.Builder
+	for i, r := range text {
+		if disturbing(r) {
+			fmt.Fprintf(&b, `\x%02x`, r)
+			continue
+		}
+		b.WriteString(text[i : i+runeLength(text[i:], r)])
+	}
+	return b.String()
+}
+
+// runeLength is that of the first rune, or 1 for a byte that begins none.
+func runeLength(text string, first rune) int {
+	if first == utf8.RuneError {
+		_, n := utf8.DecodeRuneInString(text)
+		return n
+	}
+	return utf8.RuneLen(first)
+}
+
+func disturbing(r rune) bool { return unicode.IsControl(r) && !strings.ContainsRune("\n\r\t", r) }
 
 func (a *app) redact(text string) string {
 	for _, s := range a.secrets {

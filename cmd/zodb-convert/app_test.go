@@ -263,3 +263,16 @@ func TestRejectsFileOfAnEarlierStartMayBeWrittenAgain(t *testing.T) {
 		}
 	}
 }
+
+func TestNothingThatIsPrintedDisturbsATerminal(t *testing.T) {
+	for text, want := range map[string]string{
+		"plain\r\n\ttext":     "plain\r\n\ttext",
+		"\x1b[2J\x07\x00\x7f": `\x1b[2J\x07\x00\x7f`,
+		"caf\u00e9 \u009b31m": "caf\u00e9 \\x9b31m",
+		"caf\xe9 \x1b\ufffd":  "caf\xe9 \\x1b\ufffd",
+	} {
+		if got := visible(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}

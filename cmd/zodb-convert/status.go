@@ -78,7 +78,7 @@ func (a *app) status(ctx context.Context, from *origin, asJSON bool) error {
 		out.SetIndent("", "  ")
 		return out.Encode(statusLine(dst.Name(), from.resumeText(), state, rate))
 	}
-	_, err = fmt.Fprint(a.stdout, statusText(dst.Name(), from.resumeText(), state, rate))
+	_, err = fmt.Fprint(a.stdout, visible(statusText(dst.Name(), from.resumeText(), state, rate)))
 	return err
 }
 
