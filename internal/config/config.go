@@ -145,7 +145,7 @@ func readFile(path string) ([]byte, error) {
 			Hint: "write a file that names it as the path of the source"}
 	}
 	if len(text) > maxBytes {
-		return nil, &Error{Path: path, Reason: "this is larger than any configuration file (1 MB)"}
+		return nil, &Error{Path: path, Line: 1 + bytes.Count(text[:maxBytes], []byte("\n")), Reason: "this is larger than any configuration file (1 MB)"}
 	}
 	return text, nil
 }

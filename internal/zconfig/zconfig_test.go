@@ -171,6 +171,13 @@ func TestHostileFilesEndInAnError(t *testing.T) {
 		{"values that double", doubling, "x.conf:14: %define a13: the substituted values are larger"},
 		{"many large values", big + lines(1000, "k $big"), "x.conf:275: the value of k: the substituted values are larger"},
 		{"many imports", lines(1001, "%import a"), "x.conf:1001: there are more %import"},
+		{"NUL", "a b\nc \x00d", "x.conf:2: the line has a NUL byte in it"},
+		{"not UTF-8", "a b\nc \xff", "x.conf:2: the line is not UTF-8"},
+		{"UTF-16", "\xff\xfe<\x00a\x00>\x00\n\x00", "x.conf:1: the line has a NUL byte in it"},
+		{"another program's data", "\x7fELF\x02\x01\x01\x00\x00", "x.conf:1: the line has a NUL byte in it"},
+		{"a name without end", "a b\n<" + strings.Repeat("x", 60<<10), "x.conf:2: the line starts with < but does not end with >"},
+		{"a section of dollar signs", "<a " + strings.Repeat("$", 60<<10) + ">", "x.conf:1: the section <a ...> is not closed"},
+		{"open references", "<a>\nb " + strings.Repeat("${", 30<<10) + "\n</a>", "x.conf:2: the value of b: "},
 		{"many ends", lines(1000, "</a>"), "x.conf:1: </a> ends a section"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
