@@ -1,12 +1,13 @@
 """Runs what scripts/bench measures. The server is that of the PG* variables.
 
 A run is one process from its start to its end, with an empty database made
-before it and a checkpoint just done. Its peak memory is what the kernel says
-(ru_maxrss), its CPU seconds are its own; those of the server are what all
+before it and a checkpoint just done. Its peak memory is what the kernel says while it
+runs (VmHWM), its CPU seconds are its own; those of the server are what all
 backends used that ended during the run.
 """
 
 import argparse
+import contextlib
 import os
 import platform
 import re
@@ -129,6 +130,16 @@ def own_cpu():
     return usage.ru_utime + usage.ru_stime
 
 
+def watch_memory(process, peak):
+    """Note the peak memory of a running program. What the kernel tells at its end includes its parent's from before exec."""
+    while process.returncode is None:
+        with contextlib.suppress(OSError), open(f"/proc/{process.pid}/status") as f:
+            found = re.search(r"^VmHWM:\s+(\d+) kB$", f.read(), re.M)
+            if found:
+                peak[0] = int(found[1]) * 1024
+        time.sleep(0.02)
+
+
 def measured(options, command, log):
     """Run a command to its end."""
     before = server_cpu(options.server)
@@ -137,16 +148,22 @@ def measured(options, command, log):
         process = subprocess.Popen(command, cwd=options.scratch, stdout=out, stderr=subprocess.STDOUT)
         watch = threading.Thread(target=end_of_failed, args=(process, log), daemon=True)
         watch.start()
+        peak = [0]
+        memory = threading.Thread(target=watch_memory, args=(process, peak), daemon=True)
+        # Not before the program has taken the place of this one.
+        time.sleep(0.01)
+        memory.start()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - start
         process.returncode = os.waitstatus_to_exitcode(status)
     watch.join()
+    memory.join()
     if process.returncode:
         with open(log) as f:
             text = f.read()
         raise Failed(failure(text) or last_line(text) or f"exit code {process.returncode}", text)
     wait_for_backends()
-    return Result(seconds, usage.ru_utime + usage.ru_stime, server_cpu(options.server) - before, usage.ru_maxrss * 1024)
+    return Result(seconds, usage.ru_utime + usage.ru_stime, server_cpu(options.server) - before, peak[0])
 
 
 def wait_for_backends():
