@@ -166,3 +166,84 @@ func TestBlobsThatComeWhileCatchingUpWithoutABlobDirectoryAreRefused(t *testing.
 		t.Error(diff)
 	}
 }
+
+// hole makes a blob's file as large as it is said to be, without taking room.
+func hole(t *testing.T, path string, size int64) {
+	t.Helper()
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDryRunNamesMissingBlobsAndRefusesWhatARealRunRefuses(t *testing.T) {
+	dsn := postgres.Server(t).NewDatabase(t)
+	dst, err := pgjsonb.Open(t.Context(), pgjsonb.Config{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	b := blobs(10, 20, 30)
+	b.Commit(desttest.Transaction{TID: 90 << 40}, desttest.BlobOf(1, []byte("newer")))
+	b.Lose(1, 2<<40) // is not wanted without history
+	b.Lose(3, 4<<40)
+	src := b.Source(t)
+	report, err := pipeline.Run(t.Context(), src, dst, pipeline.Options{DryRun: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Totals.MissingBlobs != 1 || report.Totals.Blobs != 2 || len(report.MissingBlobs) != 2 || report.MissingBlobs[1].OID != 3 ||
+		!strings.Contains(report.MissingBlobs[1].Path, "0x0400") {
+		t.Errorf("totals %+v, missing %+v", report.Totals, report.MissingBlobs)
+	}
+	path, dir := where(t, src)
+	hole(t, desttest.BlobPath(dir, 2, 3<<40), 512<<20)
+	if src, err = filestorage.Open(t.Context(), path, filestorage.Options{BlobDir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	for _, dry := range []bool{true, false} {
+		report, err = pipeline.Run(t.Context(), src, dst, pipeline.Options{DryRun: dry})
+		var refused *dest.RefusedError
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), desttest.BlobPath(dir, 2, 3<<40)) || !strings.Contains(err.Error(), "s3-bucket-name") {
+			t.Errorf("a blob that is too large gives %v (dry: %v)", err, dry)
+		}
+		if dry && (report.Totals.Transactions != 5 || report.Totals.Objects != 4) {
+			t.Errorf("the totals are %+v", report.Totals)
+		}
+		_, err = pipeline.Run(t.Context(), withoutBlobs(t, b), dst, pipeline.Options{DryRun: dry})
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "4 blob records") {
+			t.Errorf("blobs without a directory give %v (dry: %v)", err, dry)
+		}
+	}
+}
+
+// The scan may not see what grows too large, or comes, after it.
+func TestBlobThatIsTooLargeForPostgreSQLIsAMissingOne(t *testing.T) {
+	dsn := postgres.Server(t).NewDatabase(t)
+	dst, err := pgjsonb.Open(t.Context(), pgjsonb.Config{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	b := blobs(10, 20)
+	for i := range 3 {
+		// Each is a chunk of its own.
+		large := desttest.Record{OID: 9, Data: desttest.Data("app.things", "Thing", strings.Repeat("x", 9000))}
+		b.Commit(desttest.Transaction{TID: zodb.TID(50+i) << 40}, large, desttest.BlobOf(1, []byte("newer")))
+	}
+	if _, err := pipeline.Run(t.Context(), b.Prefix(3).Source(t), dst, pipeline.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	src := b.Source(t)
+	_, dir := where(t, src)
+	hole(t, desttest.BlobPath(dir, 1, 51<<40), 600<<20) // not the current one
+	if _, err := pipeline.Run(t.Context(), src, dst, pipeline.Options{Incremental: true, ChunkBytes: 4 << 10}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"1|5", "2|20"}, postgres.Server(t).Query(t, dsn, "SELECT zoid, blob_size FROM blob_state ORDER BY zoid")); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -264,15 +264,19 @@ func (r *run) load(ctx context.Context, session dest.Session, info *source.Info)
 }
 
 // dryRun decodes everything and writes nothing. Of missing blobs it tells what
-// the scan found.
+// the scan found. In the end it refuses what a real run refuses at its beginning.
 func (r *run) dryRun(ctx context.Context, info *source.Info) error {
 	for _, l := range info.FirstMissing {
 		r.report.MissingBlobs = append(r.report.MissingBlobs, dest.MissingBlob{OID: l.OID, TID: l.TID, Pos: l.Pos, Path: l.Path, Reason: l.Problem})
 	}
 	r.startPhase(Loading, info.Bytes)
-	return r.share(ctx, info, 0, nil, r.opts.Workers, func(context.Context) (dest.Writer, error) {
+	err := r.share(ctx, info, 0, nil, r.opts.Workers, func(context.Context) (dest.Writer, error) {
 		return r.dst.DryWriter(r.src), nil
 	})
+	if err != nil {
+		return err
+	}
+	return r.dst.CheckSource(info)
 }
 
 // share lets one reader give chunks to the writers until all are written.

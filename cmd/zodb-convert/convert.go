@@ -277,7 +277,10 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 		Report: report, HistoryPreserving: c.config.Destination.HistoryPreserving,
 		Workers: c.opts.Workers, Elapsed: time.Since(started),
 	}
-	var rejected *dest.RejectedError
+	var (
+		rejected *dest.RejectedError
+		refused  *dest.RefusedError
+	)
 	switch {
 	case err == nil:
 		summary.Outcome, summary.Next = progress.Complete, c.next(report)
@@ -288,6 +291,10 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 		return c.done(report)
 	case errors.As(err, &rejected):
 		summary.Outcome = progress.Rejected
+		printer.Summary(summary)
+	case c.opts.DryRun && c.reached == pipeline.Loading && errors.As(err, &refused):
+		// Everything was read; this is how a conversion would have begun.
+		summary.Outcome = progress.DryRun
 		printer.Summary(summary)
 	}
 	return &failure{err: err, hints: c.goOn(err)}
@@ -369,10 +376,6 @@ func (c *conversion) afterDryRun(r *pipeline.Report) []string {
 	lines = append(lines, "  "+c.command(flags...))
 	if r.Totals.Rejected > 0 {
 		lines = append(lines, "Without --rejects the run stops before its finishing steps while records are rejected.")
-	}
-	if r.Source.Blobs > 0 && r.Source.BlobDir == "" {
-		lines = append(lines, fmt.Sprintf("Before that, name the blob directory as blob-dir in [source]: the source has %s.",
-			progress.Plural(r.Source.Blobs, "blob record")))
 	}
 	return lines
 }

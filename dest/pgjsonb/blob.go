@@ -163,14 +163,17 @@ func (r *recordRows) findBlobs(ctx context.Context, d *Destination) error {
 		if bad == nil {
 			record := &r.chunk.Records[index]
 			blob, err := r.src.Blob(ctx, record)
+			if err == nil && !d.inS3(blob.Size) && blob.Size > maxBytea {
+				// CheckSource refuses those that it sees. This one has come since, or a
+				// later part of a catch-up replaces it.
+				err = &source.BlobError{OID: record.OID, TID: record.TID, Path: blob.Path,
+					Problem: fmt.Sprintf("has %d bytes, of which a site reads %d at most back from PostgreSQL", blob.Size, int64(maxBytea))}
+			}
 			switch {
 			case err == nil:
 				one := chunkBlob{index: index, Blob: blob}
 				if d.inS3(blob.Size) {
 					one.key = s3blob.Key(record.OID, record.TID)
-				} else if blob.Size > maxBytea {
-					return fmt.Errorf("blob oid %v, tid %v: %s has %d bytes, a site reads %d at most back from PostgreSQL; name a bucket for large blobs",
-						record.OID, record.TID, blob.Path, blob.Size, maxBytea)
 				}
 				b.found = append(b.found, one)
 				continue
