@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,7 +56,7 @@ func (o *origin) take(cmd *cobra.Command, args []string) error {
 // oneConfig is the rule for arguments of every command.
 func oneConfig(cmd *cobra.Command, args []string) error {
 	switch {
-	case len(args) == 1:
+	case len(args) == 1 && !meansCommand(cmd, args[0]):
 		return nil
 	case len(args) == 0:
 		return usage("CONFIG is missing: name the file that says what to convert", "zodb-convert --help tells more")
@@ -63,6 +65,15 @@ func oneConfig(cmd *cobra.Command, args []string) error {
 		return usage(fmt.Sprintf("unknown command %q; did you mean %q?", args[0], c))
 	}
 	return usage(fmt.Sprintf("one CONFIG is wanted, and there are %d: %s", len(args), strings.Join(args[:min(len(args), dest.ListMax)], ", ")))
+}
+
+// meansCommand tells whether a word is a mistyped command rather than a file.
+func meansCommand(cmd *cobra.Command, word string) bool {
+	if strings.ContainsAny(word, `./\`) || nearestCommand(cmd, word) == "" {
+		return false
+	}
+	_, err := os.Stat(word)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // destinationPath is the file that names the destination.

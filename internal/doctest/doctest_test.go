@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
@@ -407,4 +408,13 @@ func constant(e ast.Expr) (string, bool) {
 		return x + y, e.Op == token.ADD && okX && okY
 	}
 	return "", false
+}
+
+// What the tool itself says is ASCII, which every locale can show.
+func TestMessagesAreASCII(t *testing.T) {
+	for line := range strings.Lines(strings.ReplaceAll(stringsOfTheSource(t), "…", "")) {
+		if strings.IndexFunc(line, func(r rune) bool { return r > 0x7e && r != unicode.ReplacementChar && unicode.IsPrint(r) }) >= 0 && !strings.Contains(line, "za\u017c") {
+			t.Errorf("%q", line)
+		}
+	}
 }
