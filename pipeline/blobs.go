@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -118,6 +119,16 @@ func (r *run) settleBlobs(ctx context.Context, session dest.Session) error {
 	return r.settleRejects(ctx, session)
 }
 
+// payAnyway settles the blobs of a run that is refused to catch up. Where the
+// site was started too early that is for good, and what is loaded refers to
+// objects that are still owed.
+func (r *run) payAnyway(ctx context.Context, session dest.Session, cause error) error {
+	if refused := (*dest.RefusedError)(nil); !r.report.Resumed || !errors.As(cause, &refused) {
+		return cause
+	}
+	return errors.Join(cause, r.settleBlobs(ctx, session))
+}
+
 // writeManifest lists the uploads that are owed, and keeps those of earlier
 // runs that still hold.
 func (r *run) writeManifest(ctx context.Context, session dest.Session) error {
@@ -132,7 +143,9 @@ func (r *run) writeManifest(ctx context.Context, session dest.Session) error {
 	)
 	switch path := r.opts.Manifest; {
 	case path == ToStdout:
-		all, err = manifest.Encode(r.opts.Stdout, lines)
+		if all, err = manifest.Encode(r.opts.Stdout, lines); err == nil {
+			err = bringToDisk(r.opts.Stdout)
+		}
 	case !r.opts.Incremental:
 		all, err = manifest.Write(path, lines)
 	default:
@@ -150,4 +163,17 @@ func (r *run) writeManifest(ctx context.Context, session dest.Session) error {
 	}
 	r.report.Manifest, r.report.Owed, r.report.OwedBytes = r.opts.Manifest, all.Lines, all.Bytes
 	return nil
+}
+
+// bringToDisk makes what was written durable if it went to a file: what is owed
+// is forgotten next.
+func bringToDisk(w io.Writer) error {
+	f, ok := w.(*os.File)
+	if !ok {
+		return nil
+	}
+	if stat, err := f.Stat(); err != nil || !stat.Mode().IsRegular() {
+		return err
+	}
+	return f.Sync()
 }

@@ -247,3 +247,42 @@ func TestBlobThatIsTooLargeForPostgreSQLIsAMissingOne(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// Whoever starts the site too early cannot catch up any more, but has its blobs.
+func TestOwedUploadsAreDoneAlthoughTheSiteHasWritten(t *testing.T) {
+	for _, mode := range []dest.BlobMode{dest.Inline, dest.Background, dest.Deferred} {
+		t.Run(string(mode), func(t *testing.T) {
+			d, b := newTarget(t), blobs(2000, 10, 3000)
+			server, src := objects.Server(t), b.Source(t)
+			manifest := filepath.Join(t.TempDir(), "manifest")
+			ctx, cancel := context.WithCancel(t.Context())
+			_, err := pipeline.Run(ctx, src, d.open(t, false), pipeline.Options{
+				Blobs: dest.Deferred, Manifest: filepath.Join(t.TempDir(), "manifest"), Incremental: true,
+				Progress: func(e pipeline.Event) {
+					if e.Kind == pipeline.PhaseStarted && e.Phase == pipeline.Scanning && len(d.rows(t, "SELECT FROM pg_tables WHERE tablename = 'zodb_convert_run'")) > 0 {
+						cancel() // it is to catch up
+					}
+				},
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			d.rows(t, "INSERT INTO transaction_log VALUES (4611686018427387904, 'admin', 'edited', NULL) RETURNING 1")
+			report, err := pipeline.Run(t.Context(), src, d.open(t, false), pipeline.Options{Blobs: mode, Manifest: manifest, Incremental: true})
+			var refused *dest.RefusedError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), "admin") {
+				t.Fatalf("a destination that the site has written to gives %v", err)
+			}
+			if mode != dest.Deferred {
+				if n := len(server.Snapshot(t, d.bucket)); n != 2 {
+					t.Errorf("%d objects are uploaded, want 2", n)
+				}
+				return
+			}
+			list, err := os.ReadFile(manifest)
+			if err != nil || strings.Count(string(list), "\n") != 2 || report.Owed != 2 {
+				t.Errorf("the manifest is %q (%v), %d owed", list, err, report.Owed)
+			}
+		})
+	}
+}

@@ -347,7 +347,7 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 	from := loaded.Identity.End
 	if verify {
 		if from, err = session.Verify(ctx, r.src); err != nil {
-			return err
+			return r.payAnyway(ctx, session, err)
 		}
 		r.correctTotals(session)
 	}
