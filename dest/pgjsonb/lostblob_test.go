@@ -160,3 +160,42 @@ func TestUploaderAndCatchUpDoNotWaitForEachOther(t *testing.T) {
 		t.Errorf("the totals are %+v (met: %v)", totals, met)
 	}
 }
+
+func TestOwedUploadsFollowABlobDirectoryThatHasMoved(t *testing.T) {
+	d, b := newDatabaseWithS3(t), blobs(2000, 3000)
+	dst := d.withS3(t, false, nil)
+	l, err := begin(t, dst, b, mode(dest.Deferred))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.load(-1); err != nil {
+		t.Fatal(err)
+	}
+	info, err := l.src.Scan(t.Context(), scanAll)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.session.Close()
+	if err := os.RemoveAll(info.BlobDir); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = begin(t, dst, b, continues(dest.Deferred)); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if err := l.finishWith(func() error {
+		return l.session.Owed(t.Context(), func(o *dest.OwedBlob) error {
+			n++
+			stat, err := os.Stat(o.Path)
+			if err == nil && stat.Size() != o.Size {
+				t.Errorf("%s has %d bytes, want %d", o.Path, stat.Size(), o.Size)
+			}
+			return err
+		})
+	}); err != nil {
+		t.Error(err)
+	}
+	if n != 2 {
+		t.Errorf("%d uploads are owed, want 2", n)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -628,6 +629,9 @@ func (s *session) Owed(ctx context.Context, fn func(*dest.OwedBlob) error) error
 	return s.listed(ctx, func(conn *pgx.Conn, seen *bool) error {
 		return s.tables.OwedUploads(ctx, conn, "true", 0, func(o *watermark.Owed) error {
 			*seen = true
+			if err := s.moved(ctx, o); err != nil {
+				return err
+			}
 			return fn(&o.OwedBlob)
 		})
 	})
@@ -700,6 +704,23 @@ func (s *session) owedBlob(ctx context.Context, o *watermark.Owed) (*source.Blob
 		err = &source.BlobError{OID: o.OID, TID: o.TID, Path: b.Path, Problem: fmt.Sprintf("has %d bytes by now, it had %d when its row was written", b.Size, o.Size)}
 	}
 	return b, err
+}
+
+// moved corrects the path of an owed upload whose file an earlier start has found
+// in another blob directory: in a snapshot that is gone, say.
+func (s *session) moved(ctx context.Context, o *watermark.Owed) error {
+	dir := s.plan.Info.BlobDir
+	if dir == "" || strings.HasPrefix(o.Path, dir+string(filepath.Separator)) {
+		return nil
+	}
+	b, err := s.owedBlob(ctx, o)
+	if bad := (*source.BlobError)(nil); errors.As(err, &bad) {
+		return nil // the upload will tell
+	}
+	if err == nil {
+		o.Path = b.Path
+	}
+	return err
 }
 
 // leftInS3 says in a sentence that objects stay.
