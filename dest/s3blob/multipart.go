@@ -18,6 +18,8 @@ const (
 	// An upload that failed is given up within this time, and within the shorter
 	// one if somebody waits for the end.
 	abortTime, abortTimeCancelled = 10 * time.Second, 1500 * time.Millisecond
+	// It is given up so often, so long after each other.
+	abortAttempts, abortAgain = 5, 100 * time.Millisecond
 )
 
 // multipart uploads an object in parts, several at once.
@@ -145,14 +147,28 @@ func (u *upload) abort(ctx context.Context, id *string) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
-	_ = u.run(ctx, task{op: opUpload, key: u.key, right: mayAbort, wait: limit, do: func(ctx context.Context, _ *watch) error {
-		_, err := u.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
-			Bucket: &u.config.Bucket, Key: &u.key, UploadId: id,
-		})
-		var gone *types.NoSuchUpload
-		if errors.As(err, &gone) {
-			return nil
+	// A part whose request was given up may still be on its way to its place and
+	// bring the upload back, so it is given up until the store does not know it;
+	// some stores know it for longer.
+	gone := false
+	for range abortAttempts {
+		err := u.run(ctx, task{op: opUpload, key: u.key, right: mayAbort, wait: limit, do: func(ctx context.Context, _ *watch) error {
+			_, err := u.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+				Bucket: &u.config.Bucket, Key: &u.key, UploadId: id,
+			})
+			var unknown *types.NoSuchUpload
+			if gone = errors.As(err, &unknown); gone {
+				return nil
+			}
+			return err
+		}})
+		if err != nil || gone {
+			return
 		}
-		return err
-	}})
+		select {
+		case <-time.After(abortAgain):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
