@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -106,6 +107,9 @@ func (u *uploader) run(ctx context.Context) error {
 	}
 	printer.Uploaded(&u.sum)
 	again := "what is uploaded stays; go on with: " + u.command()
+	if ctx.Err() == nil && u.sum.Uploaded+u.sum.Skipped == 0 {
+		again = "nothing was uploaded; once that is mended: " + u.command()
+	}
 	switch {
 	case err != nil:
 		return &failure{err: err, hints: []string{again}}
@@ -118,7 +122,18 @@ func (u *uploader) run(ctx context.Context) error {
 
 // command is what is typed to go on.
 func (u *uploader) command() string {
-	line := "zodb-convert --upload-blobs " + quote(u.options.upload) + u.options.s3.text()
+	o := u.options
+	line := "zodb-convert --upload-blobs " + quote(o.upload)
+	if o.s3.given("workers") {
+		line += " -w " + strconv.Itoa(o.workers)
+	}
+	if o.s3.given("memory") {
+		line += " --memory " + sizeText(o.memory)
+	}
+	if o.check {
+		line += " --check"
+	}
+	line += o.s3.text()
 	if u.options.rejects != "" {
 		line += " --rejects " + quote(u.options.rejects)
 	}
@@ -145,7 +160,7 @@ func (u *uploader) work(ctx context.Context) (err error) {
 		return err
 	}
 	if err := u.store.Probe(ctx); err != nil {
-		return fmt.Errorf("%s: %w", u.store.Name(), err)
+		return err
 	}
 	u.display.Event(pipeline.Event{Kind: pipeline.PhaseStarted, Time: time.Now(), Phase: pipeline.Uploading, Total: u.sum.Bytes})
 	group, ctx := errgroup.WithContext(ctx)

@@ -520,9 +520,7 @@ func (s *session) probe(ctx context.Context) error {
 		}
 		var store *s3blob.Error
 		if errors.As(err, &store) {
-			told := *store
-			told.Hint = ""
-			return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %v", s.dest.config.S3.Name(), &told), Hint: store.Hint}
+			return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %s", s.dest.config.S3.Name(), store.Reason), Hint: store.Hint}
 		}
 		return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %v", s.dest.config.S3.Name(), err)}
 	})

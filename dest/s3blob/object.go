@@ -148,16 +148,18 @@ func (s *Store) Probe(ctx context.Context) error {
 	removed := s.deleteWithin(own, op, "", key, wait)
 	switch {
 	case err != nil:
-		return err
 	case out == nil || length(out) != size || metadata(out, digestKey) != hex.EncodeToString(sum[:]):
-		return &Error{Op: op, Whole: true, Reason: "what was written does not come back with its size and its metadata",
+		err = &Error{Op: op, Whole: true, Reason: "what was written does not come back with its size and its metadata",
 			Hint: fmt.Sprintf("see what%s answers requests", s.at())}
-	case removed != nil:
-		var mine *Error
-		if errors.As(removed, &mine) {
-			mine.Reason += ", so that the probe " + key + " stays there"
-		}
-		return removed
+	default:
+		err = removed
+	}
+	var mine *Error
+	if removed != nil && errors.As(err, &mine) {
+		mine.Reason += ", and the probe " + key + " could not be removed"
+	}
+	if err != nil {
+		return err
 	}
 	s.headed.Store(true)
 	return nil

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/metrics"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -537,5 +538,26 @@ func TestMemoryDoesNotGrowWithWhatIsSent(t *testing.T) {
 	t.Logf("at most %d bytes", most)
 	if most > 32<<20 || most == 0 {
 		t.Errorf("%d bytes were held", most)
+	}
+}
+
+// A probe that cannot be removed is named, whichever right is missing first.
+func TestProbeThatStaysIsNamed(t *testing.T) {
+	server := shared.Server(t)
+	for _, rights := range [][]string{{"s3:PutObject"}, {"s3:PutObject", "s3:GetObject"}} {
+		bucket := server.NewBucket(t)
+		config := configFor(server, bucket)
+		config.AccessKey, config.SecretKey = server.NewUser(t)
+		server.Allow(t, bucket, config.AccessKey, rights...)
+		err := mustOpen(t, config).Probe(t.Context())
+		left := server.Snapshot(t, bucket)
+		if len(left) != 1 || err == nil {
+			t.Fatalf("%v: %v, left %v", rights, err, left)
+		}
+		for key := range left {
+			if !strings.Contains(err.Error(), "the probe "+key+" could not be removed") {
+				t.Errorf("%v: %v", rights, err)
+			}
+		}
 	}
 }
