@@ -178,7 +178,7 @@ func (r *recordRows) findBlobs(ctx context.Context, d *Destination) error {
 				b.found = append(b.found, one)
 				continue
 			case !errors.As(err, &bad):
-				return fmt.Errorf("look for blob oid %v, tid %v: %w", record.OID, record.TID, err)
+				return elsewhere(fmt.Errorf("look for blob oid %v, tid %v: %w", record.OID, record.TID, err))
 			}
 		}
 		b.missing = append(b.missing, missingBlob{index, bad})
@@ -244,7 +244,7 @@ func (r *recordRows) uploadFound(ctx context.Context, s *session) (unreadable bo
 			if errors.As(err, &outcomes[i].bad) {
 				return nil
 			}
-			return err
+			return elsewhere(err)
 		})
 	}
 	err = group.Wait()
@@ -375,7 +375,7 @@ func (r *recordRows) unreadableBlob(ctx context.Context, err error) (bool, error
 		if errors.As(err, &bad) {
 			r.blobs.unreadable[one.index] = bad
 		} else if err != nil {
-			return false, err
+			return false, elsewhere(err)
 		}
 	}
 	return true, nil

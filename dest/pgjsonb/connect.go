@@ -197,10 +197,33 @@ func rootCause(err error) string {
 	}
 }
 
+// otherError is one that is not of PostgreSQL, however much it may look like a
+// connection that was lost: a file system that is gone, S3 that takes no
+// connections, a file that ends early.
+type otherError struct{ err error }
+
+func (e *otherError) Error() string { return e.err.Error() }
+func (e *otherError) Unwrap() error { return e.err }
+
+// elsewhere marks the error of a source, of S3 or of a caller's function, so that
+// lost does not take it for one of the connection: what failed would be repeated
+// for ever.
+func elsewhere(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &otherError{err}
+}
+
+func isElsewhere(err error) bool {
+	var other *otherError
+	return errors.As(err, &other)
+}
+
 // lost tells whether an error means that the connection or the server went
 // away, so that it makes sense to connect again.
 func lost(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) {
+	if err == nil || errors.Is(err, context.Canceled) || isElsewhere(err) {
 		return false
 	}
 	var pg *pgconn.PgError

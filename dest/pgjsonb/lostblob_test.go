@@ -2,9 +2,14 @@ package pgjsonb_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,6 +18,8 @@ import (
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/desttest"
 	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
+	"github.com/zodb-convert/zodb-convert/dest/s3blob"
+	"github.com/zodb-convert/zodb-convert/internal/s3test"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
@@ -198,4 +205,59 @@ func TestOwedUploadsFollowABlobDirectoryThatHasMoved(t *testing.T) {
 	if n != 2 {
 		t.Errorf("%d uploads are owed, want 2", n)
 	}
+}
+
+// An error of a file, or of S3, is not one of the connection to PostgreSQL, as
+// much as it may look like that: the chunk would be repeated for ever.
+func TestErrorsOfFilesAndOfS3StopTheRun(t *testing.T) {
+	for name, cause := range map[string]error{
+		"the file system is gone": &fs.PathError{Op: "stat", Path: "/blobs", Err: syscall.ENOENT},
+		"a stale handle":          &fs.PathError{Op: "open", Path: "/blobs/1", Err: syscall.ESTALE},
+		"too many files":          fmt.Errorf("blob oid 1: %w", syscall.EMFILE),
+		"a short file":            fmt.Errorf("read the source: %w", io.ErrUnexpectedEOF),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			d, b := newDatabase(t), blobs(10)
+			dst := d.Open(t, false)
+			defer dst.Close()
+			l, err := begin(t, dst, b, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			looks := 0
+			l.src = &looking{l.src, func(*source.Record) (*source.Blob, error) {
+				if looks++; looks > 5 {
+					return nil, context.Canceled
+				}
+				return nil, cause
+			}}
+			if err := l.load(-1); !errors.Is(err, cause) || looks != 1 || ctx.Err() != nil {
+				t.Errorf("%d attempts give %v", looks, err)
+			}
+		})
+	}
+	t.Run("S3 takes no connections", func(t *testing.T) {
+		d, b := newDatabase(t), blobs(2000)
+		d.s3 = s3test.Start(t)
+		d.bucket = d.s3.NewBucket(t)
+		dst := d.withS3(t, false, func(_ *pgjsonb.Config, s *s3blob.Config) { s.Wait = 500 * time.Millisecond })
+		l, err := begin(t, dst, b, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.s3.Stop()
+		done := make(chan error, 1)
+		go func() { done <- l.load(-1) }()
+		select {
+		case err := <-done:
+			var store *s3blob.Error
+			if !errors.As(err, &store) || !store.Whole {
+				t.Errorf("the load ends with %v", err)
+			}
+		case <-time.After(15 * time.Second):
+			t.Error("the load does not end")
+		}
+	})
 }

@@ -708,7 +708,7 @@ func (s *session) withControl(ctx context.Context, fn func(*pgx.Conn) error) err
 			}
 		}
 		err := fn(s.control)
-		if err == nil || again || ctx.Err() != nil || !lost(err) && !s.control.IsClosed() {
+		if err == nil || again || ctx.Err() != nil || isElsewhere(err) || !lost(err) && !s.control.IsClosed() {
 			return s.fenced(err)
 		}
 		closeQuietly(s.control)
@@ -935,10 +935,10 @@ func (s *session) Rejects(ctx context.Context, fn func(*dest.Reject) error) erro
 		var seen bool
 		err := s.tables.Rejects(ctx, conn, func(r *dest.Reject) error {
 			seen = true
-			return fn(r)
+			return elsewhere(fn(r))
 		})
-		if seen && err != nil && lost(err) {
-			return fmt.Errorf("read the rejects: the connection was lost: %s", err)
+		if seen && lost(err) {
+			return elsewhere(fmt.Errorf("read the rejects: the connection was lost: %w", err))
 		}
 		return err
 	})

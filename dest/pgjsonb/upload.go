@@ -619,7 +619,7 @@ func (s *session) MissingBlobs(ctx context.Context, fn func(*dest.MissingBlob) e
 	return s.listed(ctx, func(conn *pgx.Conn, seen *bool) error {
 		return s.tables.MissingBlobs(ctx, conn, func(m *dest.MissingBlob) error {
 			*seen = true
-			return fn(m)
+			return elsewhere(fn(m))
 		})
 	})
 }
@@ -630,9 +630,9 @@ func (s *session) Owed(ctx context.Context, fn func(*dest.OwedBlob) error) error
 		return s.tables.OwedUploads(ctx, conn, "true", 0, func(o *watermark.Owed) error {
 			*seen = true
 			if err := s.moved(ctx, o); err != nil {
-				return err
+				return elsewhere(err)
 			}
-			return fn(&o.OwedBlob)
+			return elsewhere(fn(&o.OwedBlob))
 		})
 	})
 }
@@ -647,7 +647,7 @@ func (s *session) Gone(ctx context.Context, fn func(key string) error) error {
 		var key string
 		_, err = pgx.ForEachRow(rows, []any{&key}, func() error {
 			*seen = true
-			return fn(key)
+			return elsewhere(fn(key))
 		})
 		if err != nil {
 			return fmt.Errorf("read what is to be removed from S3: %w", err)
@@ -666,7 +666,7 @@ func (s *session) listed(ctx context.Context, fn func(conn *pgx.Conn, seen *bool
 		var seen bool
 		err := fn(conn, &seen)
 		if seen && lost(err) {
-			return fmt.Errorf("the connection was lost: %s", err)
+			return elsewhere(fmt.Errorf("the connection was lost: %w", err))
 		}
 		return err
 	})

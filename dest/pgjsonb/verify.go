@@ -97,7 +97,7 @@ func copyTransactions(ctx context.Context, conn *pgx.Conn, src source.Source) er
 	r.CloseWithError(io.ErrClosedPipe)
 	cancel()
 	if e := <-read; e != nil && !errors.Is(e, io.ErrClosedPipe) && !errors.Is(e, context.Canceled) {
-		return fmt.Errorf("read the source's transactions: %w", e)
+		return elsewhere(fmt.Errorf("read the source's transactions: %w", e))
 	}
 	if err != nil {
 		return fmt.Errorf("compare the transactions: %w", err)
@@ -211,7 +211,7 @@ func (s *session) sameMetadata(ctx context.Context, src source.Source, last *pos
 		return errFound
 	})
 	if err != nil && !errors.Is(err, errFound) {
-		return fmt.Errorf("read the source's transactions: %w", err)
+		return elsewhere(fmt.Errorf("read the source's transactions: %w", err))
 	}
 	what := ""
 	switch {
@@ -233,7 +233,7 @@ func (s *session) sameMetadata(ctx context.Context, src source.Source, last *pos
 func (s *session) sameObjects(ctx context.Context, conn *pgx.Conn, src source.Source, last *position) error {
 	want, err := src.OIDs(ctx, last.pos)
 	if err != nil {
-		return fmt.Errorf("read which objects transaction %v wrote: %w", last.tid, err)
+		return elsewhere(fmt.Errorf("read which objects transaction %v wrote: %w", last.tid, err))
 	}
 	query := `SELECT zoid FROM ` + s.layout.name(objectState) + ` WHERE tid = $1::int8`
 	if s.plan.Options.HistoryPreserving {

@@ -390,7 +390,8 @@ func (r *recordRows) copyFiles(ctx context.Context, conn *pgx.Conn, sql string, 
 func (r *recordRows) copied(tag pgconn.CommandTag, err error) error {
 	r.stream.closeBody()
 	if r.stream.err != nil {
-		return r.stream.err // the server only says that the client gave up
+		// The server only says that the client gave up.
+		return elsewhere(r.stream.err)
 	}
 	if err == nil && tag.RowsAffected() != r.stream.rows {
 		return fmt.Errorf("PostgreSQL has kept %d of %s: a trigger leaves rows out, which would be lost; disable it for the conversion",
