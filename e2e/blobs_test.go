@@ -141,13 +141,17 @@ func (s blobScenario) prepare(t *testing.T, pg *pgtest.Server, server *s3test.Se
 
 // tool builds the product once, with the places where it can be struck.
 var tool = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("zodb-convert-e2e-%d", os.Getpid()))
+	path := toolPath()
 	out, err := exec.Command("go", "build", "-tags", "faults", "-o", path, "github.com/zodb-convert/zodb-convert/cmd/zodb-convert").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build the tool: %w\n%s", err, out)
 	}
 	return path, nil
 })
+
+func toolPath() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("zodb-convert-e2e-%d", os.Getpid()))
+}
 
 // uploader is the command that uploads the manifest.
 func (w *world) uploader() *exec.Cmd {

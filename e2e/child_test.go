@@ -59,6 +59,7 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	postgres.Close()
 	s3.Close()
+	_ = os.Remove(toolPath()) // there only if a test has built it
 	os.Exit(code)
 }
 
