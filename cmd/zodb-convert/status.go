@@ -236,6 +236,9 @@ func statusText(name, from string, s *dest.State, rate *float64) string {
 			break
 		}
 		row("go on with", "%s", goOnWith(from))
+		if s.Owed > 0 {
+			row("", "which waits for S3; add --background-blobs or --deferred-blobs PATH if the run had it")
+		}
 		row("undo with", "%s", undoWith(from))
 	}
 	return b.String()
