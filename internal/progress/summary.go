@@ -268,8 +268,17 @@ func (s *Summary) objectRate(took time.Duration) string {
 	if s.Report.Resumed {
 		return "since this start"
 	}
-	n := s.Report.Totals.Objects + s.Report.Totals.Revisions
-	return fmt.Sprintf("%s objects/s", Count(int64(float64(n)/took.Seconds())))
+	t := &s.Report.Totals
+	remark := fmt.Sprintf("%s objects/s", Count(int64(float64(t.Objects+t.Revisions)/took.Seconds())))
+	if moved := t.BlobBytes + t.S3Bytes - s.Report.OwedBytes; moved > 0 {
+		for _, p := range s.Report.Phases {
+			if p.Phase == pipeline.Uploading {
+				took += p.Took
+			}
+		}
+		remark += fmt.Sprintf(", blobs %s/s", Bytes(int64(float64(moved)/took.Seconds())))
+	}
+	return remark
 }
 
 func (s *Summary) forms(b *strings.Builder) {
