@@ -143,6 +143,36 @@ func TestAbortPutsTheSchemaBackFromEveryMoment(t *testing.T) {
 	}
 }
 
+func TestAbortDoesNotDestroyWhatASiteHasWritten(t *testing.T) {
+	d := newDatabase(t)
+	dst := d.Open(t, false)
+	defer dst.Close()
+	l, err := begin(t, dst, desttest.Sample(false), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.load(-1); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.session.Loaded(t.Context(), l.src); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.session.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.session.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const site = "INSERT INTO transaction_log (tid) SELECT max(tid) + 1 FROM transaction_log"
+	d.exec(t, site)
+	_, err = dst.Abort(t.Context())
+	isRefused(t, err, "a site has written 1 transaction", "--clear")
+	d.exec(t, "DELETE FROM transaction_log WHERE tid = (SELECT max(tid) FROM transaction_log)")
+	if _, err := dst.Abort(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestRecordsThatTheServerDoesNotTakeAreRejected(t *testing.T) {
 	modes(t, func(t *testing.T, history bool) {
 		d := madeByTheSite(t, history)

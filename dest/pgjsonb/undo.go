@@ -31,7 +31,7 @@ func (d *Destination) Abort(ctx context.Context) (left string, err error) {
 	if record == nil {
 		return "", &dest.RefusedError{Reason: fmt.Sprintf("there is no unfinished conversion in %s", d.Name())}
 	}
-	if err := d.mayForget(ctx, conn, l.run(), record); err != nil {
+	if err := d.mayForget(ctx, conn, l, record); err != nil {
 		return "", err
 	}
 	return d.undo(ctx, conn, l, record)
@@ -40,11 +40,15 @@ func (d *Destination) Abort(ctx context.Context) (left string, err error) {
 // mayForget refuses to end a run that has caught up with rejects, or with blobs
 // that are missing or not yet uploaded. What they replaced is gone and stays so;
 // without the run's record nothing would tell that these objects are missing.
-func (d *Destination) mayForget(ctx context.Context, conn *pgx.Conn, t watermark.Tables, r *watermark.Record) error {
+func (d *Destination) mayForget(ctx context.Context, conn *pgx.Conn, l *layout, r *watermark.Record) error {
 	b, err := parseBare(r.Restore)
-	if err != nil || b.Loads {
+	if err != nil {
 		return err
 	}
+	if b.Loads {
+		return d.written(ctx, conn, l)
+	}
+	t := l.run()
 	n, _, err := t.CountRejects(ctx, conn)
 	if err != nil {
 		return err
@@ -67,6 +71,33 @@ func (d *Destination) mayForget(ctx context.Context, conn *pgx.Conn, t watermark
 		Reason: fmt.Sprintf("the unfinished run has caught up with %s, of which %s rejected: ending it would leave nothing that tells which",
 			d.Name(), count(n, "record")),
 		Hint: "list them and finish with --incremental --rejects PATH, or convert again with --clear",
+	}
+}
+
+// written refuses to empty a database that has more transactions than the run
+// has written: a site was started on it.
+func (d *Destination) written(ctx context.Context, conn *pgx.Conn, l *layout) error {
+	// One look at both: the run may still be writing.
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return fmt.Errorf("look for other writers: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	r, err := l.run().Read(ctx, tx)
+	if err != nil || r == nil {
+		return err
+	}
+	var n int64
+	if err := tx.QueryRow(ctx, `SELECT count(*) FROM `+l.name(transactionLog)).Scan(&n); err != nil {
+		return fmt.Errorf("look for other writers: %w", err)
+	}
+	if n <= r.Totals.Transactions {
+		return nil
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("a site has written %s to %s since: to undo the conversion would destroy them",
+			count(n-r.Totals.Transactions, "transaction"), d.Name()),
+		Hint: "if they are not wanted, convert again with --clear",
 	}
 }
 
