@@ -151,6 +151,9 @@ type Plan struct {
 	BlobBytes func(n int64)
 	// Log is told of each step as it happens. Never nil.
 	Log func(Step)
+	// Note is told of what the user should know, from any goroutine; nil: nobody
+	// wants to.
+	Note func(text string)
 }
 
 // Step is something that a destination did besides writing chunks.

@@ -59,9 +59,11 @@ type run struct {
 	report *Report
 	events events
 
-	phase      Phase
 	phaseStart time.Time
-	tally      atomic.Pointer[tally] // of the running phase; nil while nothing is written
+
+	mu    sync.Mutex // guards phase and Report.Notes
+	phase Phase
+	tally atomic.Pointer[tally] // of the running phase; nil while nothing is written
 	// missing are the blobs that an interrupted start did not find.
 	missing map[revision]bool
 }
@@ -192,8 +194,9 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 		Blobs:              r.opts.Blobs,
 		BlobBytes:          r.blobBytes,
 		Log: func(s dest.Step) {
-			r.events.send(Event{Kind: StepEvent, Phase: r.phase, Step: s})
+			r.events.send(Event{Kind: StepEvent, Phase: r.current(), Step: s})
 		},
+		Note: r.note,
 	})
 	if err != nil {
 		return err
@@ -388,7 +391,10 @@ func (r *run) lookAgain(ctx context.Context) error {
 }
 
 func (r *run) startPhase(p Phase, total int64) {
-	r.phase, r.phaseStart = p, time.Now()
+	r.mu.Lock()
+	r.phase = p
+	r.mu.Unlock()
+	r.phaseStart = time.Now()
 	r.events.send(Event{Kind: PhaseStarted, Phase: p, Total: total})
 }
 
@@ -396,7 +402,18 @@ func (r *run) endPhase(bytes int64) {
 	r.report.Phases = append(r.report.Phases, PhaseTime{Phase: r.phase, Took: time.Since(r.phaseStart), Bytes: bytes})
 }
 
+// current is the phase that the run is in.
+func (r *run) current() Phase {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.phase
+}
+
+// note tells the listener and keeps the text for the report. It may be called
+// from any goroutine.
 func (r *run) note(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, have := range r.report.Notes {
 		if have == text {
 			return // a continued run scans twice

@@ -159,6 +159,7 @@ func (u *uploader) work(ctx context.Context) (err error) {
 	}); !errors.Is(err, io.EOF) {
 		return err
 	}
+	u.store.OnWait(u.note)
 	if err := u.store.Probe(ctx); err != nil {
 		return err
 	}

@@ -453,6 +453,6 @@ func (s *session) remark(b *source.Blob) {
 		return
 	}
 	if n := s.remarks.Add(1); n <= dest.ListMax {
-		s.plan.Log(dest.Step{Name: fmt.Sprintf("blob oid %v, tid %v: %s", b.OID, b.TID, b.Note), Done: true})
+		s.tell(fmt.Sprintf("blob oid %v, tid %v: %s", b.OID, b.TID, b.Note))
 	}
 }

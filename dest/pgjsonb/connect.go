@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,6 +21,36 @@ import (
 // connector opens connections to one database.
 type connector struct {
 	config *pgx.ConnConfig
+
+	// tell is told, now and then, that the server is waited for.
+	waitMu sync.Mutex
+	tell   func(text string)
+	told   time.Time
+}
+
+// onWait lets fn be told when connections have waited for the server for some
+// seconds.
+func (c *connector) onWait(fn func(text string)) {
+	c.waitMu.Lock()
+	defer c.waitMu.Unlock()
+	c.tell = fn
+}
+
+const (
+	// A server that is away is told of after tellAfter, and then every tellEvery.
+	tellAfter, tellEvery = 3 * time.Second, 30 * time.Second
+)
+
+// waiting tells that the server is waited for. Many workers wait at once; one
+// sentence does for all.
+func (c *connector) waiting(err error, wait time.Duration) {
+	c.waitMu.Lock()
+	defer c.waitMu.Unlock()
+	if c.tell == nil || time.Since(c.told) < tellEvery {
+		return
+	}
+	c.told = time.Now()
+	c.tell(fmt.Sprintf("%s is away: %s; waiting up to %v for it", c.name(), serverMessage(err), wait))
 }
 
 // clientOnly are libpq's parameters that are meant for the client. pgx hands
@@ -242,7 +273,8 @@ func lost(err error) bool {
 
 // reopen connects again to a server that went away, and gives up after wait.
 func (c *connector) reopen(ctx context.Context, application string, wait time.Duration) (*pgx.Conn, error) {
-	deadline := time.Now().Add(wait)
+	start := time.Now()
+	deadline := start.Add(wait)
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		conn, err := c.open(ctx, application)
 		if err == nil {
@@ -256,6 +288,9 @@ func (c *connector) reopen(ctx context.Context, application string, wait time.Du
 		}
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("the server did not come back within %v: %w", wait, err)
+		}
+		if time.Since(start) > tellAfter {
+			c.waiting(err, wait)
 		}
 		// Many workers lose their connections at the same moment.
 		select {

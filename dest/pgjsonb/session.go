@@ -86,6 +86,10 @@ func (d *Destination) Begin(ctx context.Context, plan *dest.Plan) (dest.Session,
 		s.parallel = max(plan.Workers, leastTransfers)
 	}
 	s.transfers = semaphore.NewWeighted(int64(s.parallel))
+	d.connect.onWait(s.plan.Note)
+	if d.config.S3 != nil {
+		d.config.S3.OnWait(s.plan.Note)
+	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	err = s.begin(ctx)
 	if err == nil {
@@ -104,6 +108,9 @@ func (d *Destination) complete(plan *dest.Plan) *dest.Plan {
 	p.Options = d.options(p.Options)
 	if p.Blobs == "" {
 		p.Blobs = dest.Inline
+	}
+	if p.Note == nil {
+		p.Note = func(string) {}
 	}
 	if p.BlobBytes == nil {
 		p.BlobBytes = func(int64) {}
@@ -317,7 +324,7 @@ func (s *session) prepare(ctx context.Context, tx pgx.Tx, clear bool) error {
 		return err
 	}
 	for _, k := range s.bare.Kept {
-		s.plan.Log(dest.Step{Name: k, Done: true})
+		s.tell(k)
 	}
 	note, err := s.bare.note()
 	if err != nil {
@@ -676,10 +683,10 @@ func (s *session) application(role string) string {
 	return watermark.AppName(s.record.ID, s.record.Generation, role)
 }
 
-// tell logs a sentence, if it is one.
+// tell notes a sentence, if it is one.
 func (s *session) tell(sentence string) {
 	if sentence != "" {
-		s.plan.Log(dest.Step{Name: sentence, Done: true})
+		s.plan.Note(sentence)
 	}
 }
 

@@ -463,7 +463,7 @@ func (s *session) settleStore(ctx context.Context, progress func(dest.UploadProg
 		if s.plan.Blobs != dest.Deferred || ctx.Err() != nil {
 			return err
 		}
-		s.plan.Log(dest.Step{Name: fmt.Sprintf("objects that newer transactions have replaced stay in %s: %v", s.dest.config.S3.Name(), err), Done: true})
+		s.tell(fmt.Sprintf("objects that newer transactions have replaced stay in %s: %v", s.dest.config.S3.Name(), err))
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/aws/smithy-go"
@@ -18,7 +19,35 @@ const (
 	// probeWait is how long Probe waits for a server that is away: an
 	// administrator sits before it.
 	probeWait = 10 * time.Second
+	// A server that is away is told of after tellAfter, and then every tellEvery.
+	tellAfter, tellEvery = 5 * time.Second, 30 * time.Second
 )
+
+// waits tells somebody that requests wait for the server.
+type waits struct {
+	mu   sync.Mutex
+	tell func(text string)
+	last time.Time
+}
+
+// OnWait lets fn be told in a sentence that requests have waited for the server
+// for some seconds, and why: now and then, as long as that lasts, from any
+// goroutine.
+func (s *Store) OnWait(fn func(text string)) {
+	s.waits.mu.Lock()
+	defer s.waits.mu.Unlock()
+	s.waits.tell = fn
+}
+
+func (w *waits) say(text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.tell == nil || time.Since(w.last) < tellEvery {
+		return
+	}
+	w.last = time.Now()
+	w.tell(text)
+}
 
 // right is a kind of request, in the words of the one who has to allow it.
 type right struct{ what, rights string }
@@ -89,6 +118,9 @@ func (s *Store) run(ctx context.Context, t task) error {
 			c.whole = s.answered.Load() <= int64(since.Sub(s.opened))
 			c.reason = fmt.Sprintf("%s, for %v in %d attempts", c.reason, time.Since(since).Round(time.Second), attempt+1)
 			return s.fail(t, c, err)
+		}
+		if time.Since(since) > tellAfter && s.answered.Load() <= int64(since.Sub(s.opened)) {
+			s.waits.say(fmt.Sprintf("%s does not do what is asked: %s; waiting up to %v for it", s.Name(), s.redact(c.reason), t.wait))
 		}
 		if !sleep(ctx, pause) {
 			return t.cancelled(ctx)

@@ -104,6 +104,8 @@ type Store struct {
 	answered atomic.Int64
 	// headed: Probe has seen that HEAD is allowed.
 	headed atomic.Bool
+
+	waits waits
 }
 
 // String is Name.

@@ -270,6 +270,8 @@ func TestAServerThatIsAwayIsWaitedFor(t *testing.T) {
 	s := mustOpen(t, configFor(server, bucket))
 	small, large := fileBlob(t, 1, 1000), fileBlob(t, 2, 2*partSize)
 	server.Stop()
+	told := make(chan string, 2)
+	s.OnWait(func(text string) { told <- text })
 	done := make(chan error, 2)
 	for _, b := range []*source.Blob{small, large} {
 		go func() { done <- s.Put(t.Context(), Key(b.OID, b.TID), b, nil) }()
@@ -277,7 +279,12 @@ func TestAServerThatIsAwayIsWaitedFor(t *testing.T) {
 	select {
 	case err := <-done:
 		t.Fatalf("an upload to nowhere ends: %v", err)
-	case <-time.After(3 * time.Second):
+	case text := <-told:
+		if !strings.Contains(text, s.Name()+" does not do what is asked: ") || !strings.HasSuffix(text, "; waiting up to 2m0s for it") {
+			t.Errorf("told %q", text)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("nobody is told of it")
 	}
 	if err := server.Run(); err != nil {
 		t.Fatal(err)
@@ -288,6 +295,9 @@ func TestAServerThatIsAwayIsWaitedFor(t *testing.T) {
 		}
 	}
 	wantStored(t, server, bucket, small, large)
+	if len(told) > 0 {
+		t.Errorf("told again: %q", <-told)
+	}
 }
 
 func TestAServerThatStaysAwayIsGivenUp(t *testing.T) {
