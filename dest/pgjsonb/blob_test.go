@@ -638,9 +638,9 @@ func TestReplacedObjectsLeaveS3AfterTheCommitWhateverInterruptsIt(t *testing.T) 
 	// Deferred and out of reach, what was replaced stays and the run ends.
 	b.Commit(desttest.Transaction{TID: 60 << 40}, desttest.Record{OID: 1})
 	away := d.withS3(t, false, func(_ *pgjsonb.Config, s *s3blob.Config) { s.EndpointURL, s.Wait = "http://127.0.0.1:1", 1 })
-	var steps []string
+	var notes []string
 	l, err = begin(t, away, b, func(p *dest.Plan) {
-		p.Blobs, p.Continue, p.Log = dest.Deferred, true, func(s dest.Step) { steps = append(steps, s.Name) }
+		p.Blobs, p.Continue, p.Note = dest.Deferred, true, func(text string) { notes = append(notes, text) }
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -651,8 +651,8 @@ func TestReplacedObjectsLeaveS3AfterTheCommitWhateverInterruptsIt(t *testing.T) 
 	if err := l.settled(); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.ContainsFunc(steps, func(s string) bool { return strings.Contains(s, "stay in s3://") }) {
-		t.Errorf("nothing is said of what stays: %q", steps)
+	if !slices.ContainsFunc(notes, func(s string) bool { return strings.Contains(s, "stay in s3://") }) {
+		t.Errorf("nothing is said of what stays: %q", notes)
 	}
 }
 
@@ -730,15 +730,15 @@ func TestObjectsStayInS3WhenARunIsUndoneOrCleared(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, done := range []string{"a finished one", "an unfinished one"} {
-		var steps []string
+		var notes []string
 		l, err = begin(t, dst, b, func(p *dest.Plan) {
-			p.Clear, p.Log = true, func(s dest.Step) { steps = append(steps, s.Name) }
+			p.Clear, p.Note = true, func(text string) { notes = append(notes, text) }
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.ContainsFunc(steps, func(s string) bool { return strings.HasPrefix(s, where) }) {
-			t.Errorf("cleared %s, and nothing is said of what stays: %q", done, steps)
+		if !slices.ContainsFunc(notes, func(s string) bool { return strings.HasPrefix(s, where) }) {
+			t.Errorf("cleared %s, and nothing is said of what stays: %q", done, notes)
 		}
 		if err := l.load(-1); err != nil {
 			t.Fatal(err)
