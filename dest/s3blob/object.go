@@ -3,12 +3,12 @@ package s3blob
 import (
 	"context"
 	"crypto/md5"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -125,9 +125,29 @@ func (s *Store) deleteWithin(ctx context.Context, op, called, key string, wait t
 
 // Probe writes a small object and removes it, so that a wrong bucket, a wrong
 // key, a clock that is wrong or a missing right is found before the work.
+//
+// The object's name is that of this host, so that what a kill leaves behind goes
+// with the next probe. Two probes of a host at once may remove it for each
+// other, which is why one that has vanished is written again.
 func (s *Store) Probe(ctx context.Context) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name of this host: %w", err)
+	}
+	sum := sha256.Sum256([]byte(host))
+	key := s.FullKey("zodb-convert-probe-" + hex.EncodeToString(sum[:8]))
+	for attempt := 1; ; attempt++ {
+		vanished, err := s.probe(ctx, key)
+		if !vanished || attempt == probeAttempts || !sleep(ctx, backoff(attempt)) {
+			return err
+		}
+	}
+}
+
+// probe writes, looks at and removes the object. vanished tells that somebody
+// else has removed it.
+func (s *Store) probe(ctx context.Context, key string) (vanished bool, _ error) {
 	op := "test the bucket " + s.Name()
-	key := s.FullKey("zodb-convert-probe-" + strings.ToLower(rand.Text()))
 	content := "written to see whether blobs can be stored here"
 	sum, size := sha256.Sum256([]byte(content)), int64(len(content))
 	wait := min(probeWait, s.config.Wait)
@@ -139,14 +159,14 @@ func (s *Store) Probe(ctx context.Context) error {
 		return err
 	}})
 	if err != nil {
-		return err
+		return false, err
 	}
 	out, err := s.headWithin(ctx, op, "", key, wait)
 	// Whatever comes out, nothing is left behind.
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTime)
 	defer cancel()
 	removed := s.deleteWithin(own, op, "", key, wait)
-	switch {
+	switch vanished = err == nil && out == nil; {
 	case err != nil:
 	case out == nil || length(out) != size || metadata(out, digestKey) != hex.EncodeToString(sum[:]):
 		err = &Error{Op: op, Whole: true, Reason: "what was written does not come back with its size and its metadata",
@@ -159,8 +179,8 @@ func (s *Store) Probe(ctx context.Context) error {
 		mine.Reason += ", and the probe " + key + " could not be removed"
 	}
 	if err != nil {
-		return err
+		return vanished, err
 	}
 	s.headed.Store(true)
-	return nil
+	return false, nil
 }

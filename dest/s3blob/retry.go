@@ -19,6 +19,8 @@ const (
 	// probeWait is how long Probe waits for a server that is away: an
 	// administrator sits before it.
 	probeWait = 10 * time.Second
+	// probeAttempts is how often a probe is written that somebody removes.
+	probeAttempts = 5
 	// A server that is away is told of after tellAfter, and then every tellEvery.
 	tellAfter, tellEvery = 5 * time.Second, 30 * time.Second
 )

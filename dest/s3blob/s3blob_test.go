@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/zodb-convert/zodb-convert/internal/s3test"
 	"github.com/zodb-convert/zodb-convert/internal/s3test/faults"
 	"github.com/zodb-convert/zodb-convert/source"
@@ -160,6 +162,37 @@ func TestProbeLeavesNothing(t *testing.T) {
 	s := mustOpen(t, configFor(server, bucket))
 	if err := s.Probe(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	wantStored(t, server, bucket)
+}
+
+func TestProbeRemovesWhatAKilledOneHasLeft(t *testing.T) {
+	server := shared.Server(t)
+	bucket, refused := server.NewBucket(t), server.NewBucket(t)
+	config := configFor(server, refused)
+	config.AccessKey, config.SecretKey = server.NewUser(t)
+	server.Allow(t, refused, config.AccessKey, "s3:PutObject")
+	if err := mustOpen(t, config).Probe(t.Context()); err == nil {
+		t.Fatal("a probe that may not be removed succeeds")
+	}
+	for key := range server.Snapshot(t, refused) {
+		server.Put(t, bucket, key, []byte("of a killed one"), nil)
+	}
+	if err := mustOpen(t, configFor(server, bucket)).Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantStored(t, server, bucket)
+}
+
+func TestProbesOfOneHostDoNotDisturbEachOther(t *testing.T) {
+	server := shared.Server(t)
+	bucket := server.NewBucket(t)
+	var group errgroup.Group
+	for range 3 {
+		group.Go(func() error { return mustOpen(t, configFor(server, bucket)).Probe(t.Context()) })
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
 	}
 	wantStored(t, server, bucket)
 }
