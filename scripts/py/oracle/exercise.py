@@ -5,6 +5,7 @@ import time
 import transaction
 import ZODB
 from persistent.mapping import PersistentMapping
+from persistent.TimeStamp import TimeStamp
 from ZODB.blob import Blob
 from ZODB.POSException import POSKeyError
 from ZODB.serialize import referencesf
@@ -130,7 +131,10 @@ def pack(expected, site, report):
             left.extend(p64(r) for r in references(current[oid].data))
     before = destination.fingerprint(site.dsn)
     with destination.opened(site) as storage:
-        storage.pack(time.time(), referencesf)
+        # Revisions that are newer than the time of the pack stay, and a source
+        # may have tids of the future.
+        last = TimeStamp(storage.lastTransaction()).timeTime()
+        storage.pack(max(time.time(), last + 1), referencesf)
     after = destination.fingerprint(site.dsn)
     for oid in reachable:
         report.count("objects after pack")
