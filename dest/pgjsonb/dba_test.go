@@ -151,13 +151,7 @@ func TestAbortDoesNotDestroyWhatASiteHasWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.load(-1); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.session.Loaded(t.Context(), l.src); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.session.Finish(t.Context()); err != nil {
+	if err := l.finishSteps(); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.session.Close(); err != nil {

@@ -106,16 +106,21 @@ func (l *loading) follow() error {
 }
 
 func (l *loading) finish() error {
+	if err := l.finishSteps(); err != nil {
+		return err
+	}
+	return l.session.Complete(l.t.Context())
+}
+
+// finishSteps leaves the run's record there.
+func (l *loading) finishSteps() error {
 	if err := l.load(-1); err != nil {
 		return err
 	}
 	if err := l.session.Loaded(l.t.Context(), l.src); err != nil {
 		return err
 	}
-	if err := l.session.Finish(l.t.Context()); err != nil {
-		return err
-	}
-	return l.session.Complete(l.t.Context())
+	return l.session.Finish(l.t.Context())
 }
 
 func run(t testing.TB, d *database, b *desttest.Builder, history bool, change func(*dest.Plan)) (*loading, error) {
