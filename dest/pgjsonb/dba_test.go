@@ -64,7 +64,7 @@ func TestWhatAnAdministratorHasMadeIsPutBack(t *testing.T) {
 		defer dst.Close()
 		var notes []string
 		l, err := begin(t, dst, desttest.Sample(history), func(p *dest.Plan) {
-			p.Log = func(s dest.Step) { notes = append(notes, s.Name) }
+			p.Note = func(text string) { notes = append(notes, text) }
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -115,8 +115,8 @@ func (s *Store) run(ctx context.Context, t task) error {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		pause := backoff(attempt)
-		if time.Since(since)+pause > t.wait {
+		left := t.wait - time.Since(since)
+		if left <= 0 {
 			c.whole = s.answered.Load() <= int64(since.Sub(s.opened))
 			c.reason = fmt.Sprintf("%s, for %v in %d attempts", c.reason, time.Since(since).Round(time.Second), attempt+1)
 			return s.fail(t, c, err)
@@ -124,7 +124,7 @@ func (s *Store) run(ctx context.Context, t task) error {
 		if time.Since(since) > tellAfter && s.answered.Load() <= int64(since.Sub(s.opened)) {
 			s.waits.say(fmt.Sprintf("%s does not do what is asked: %s; waiting up to %v for it", s.Name(), s.redact(c.reason), t.wait))
 		}
-		if !sleep(ctx, pause) {
+		if !sleep(ctx, min(backoff(attempt), left)) {
 			return t.cancelled(ctx)
 		}
 	}
