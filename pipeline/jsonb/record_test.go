@@ -65,7 +65,7 @@ func FuzzRoundTrip(f *testing.F) {
 	encoder := NewEncoder(Options{MaxExpanded: 1 << 20})
 	f.Fuzz(func(t *testing.T, record []byte) {
 		if len(record) > 1<<16 {
-			t.Skip("longer than what the mutator makes good use of")
+			record = record[:1<<16] // the mutator makes no good use of more
 		}
 		roundTrip(t, encoder, record)
 	})
