@@ -173,7 +173,8 @@ type Session interface {
 	Writer(ctx context.Context, src source.Source) (Writer, error)
 	// Loaded is called once, when every chunk is written: it looks once more for
 	// blobs that were missing, makes everything durable and moves the run to
-	// Finishing. It returns a *RejectedError, and stays in Loading, if there are
+	// Finishing. A load from several views of a Table may lack a transaction that
+	// rows name: it gets one without user and description, until Differences. It returns a *RejectedError, and stays in Loading, if there are
 	// rejects or missing blobs that are not accepted or that may not be.
 	Loaded(ctx context.Context, src source.Source) error
 	// Finish makes keys, indexes, sequence and statistics. Each step is done
@@ -181,9 +182,16 @@ type Session interface {
 	Finish(ctx context.Context) error
 	// Verify checks that what is there up to its highest tid is the source's,
 	// and returns the position in src from which to follow.
-	Verify(ctx context.Context, src source.Source) (from int64, err error)
-	// Follower writes the chunks of Source.Follow, in order.
-	Follower(ctx context.Context, src source.Source) (Writer, error)
+	Verify(ctx context.Context, src source.Log) (from int64, err error)
+	// Follower writes the chunks of Log.Follow, in order.
+	Follower(ctx context.Context, src source.Log) (Writer, error)
+	// Have gives what is there to Table.Differences. Its sequences are read once,
+	// and both may be open at a time. free ends them.
+	Have(ctx context.Context) (have *source.Have, free func(), err error)
+	// Reconciler writes the chunks of Table.Differences, all in one transaction,
+	// which is committed with the chunk that has EndsTransaction: a destination is
+	// what one view of the source was, or as it was before.
+	Reconciler(ctx context.Context, src source.Table) (Writer, error)
 	// Rejects calls fn for every reject of the run, oldest position first.
 	Rejects(ctx context.Context, fn func(*Reject) error) error
 	// MissingBlobs calls fn for every blob that was not found or could not be
@@ -224,9 +232,13 @@ type Result struct {
 	Objects      int64 `json:"objects,omitempty"`   // current rows
 	Revisions    int64 `json:"revisions,omitempty"` // older rows, history-preserving only
 	Deleted      int64 `json:"deleted,omitempty"`   // newest records that are deletions
-	Superseded   int64 `json:"superseded,omitempty"`
-	Dropped      int64 `json:"dropped,omitempty"`
-	Rejected     int64 `json:"rejected,omitempty"`
+	// Gone counts the rows that were removed because the source has none like them
+	// any more, GoneTransactions the transactions.
+	Gone             int64 `json:"gone,omitempty"`
+	GoneTransactions int64 `json:"gone_transactions,omitempty"`
+	Superseded       int64 `json:"superseded,omitempty"`
+	Dropped          int64 `json:"dropped,omitempty"`
+	Rejected         int64 `json:"rejected,omitempty"`
 	// Blobs that are in PostgreSQL, blobs whose rows name an object in S3
 	// (uploaded, or owed), and blobs that were not found.
 	Blobs        int64 `json:"blobs,omitempty"`
@@ -267,6 +279,8 @@ func (r *Result) Add(o *Result) {
 	r.Objects += o.Objects
 	r.Revisions += o.Revisions
 	r.Deleted += o.Deleted
+	r.Gone += o.Gone
+	r.GoneTransactions += o.GoneTransactions
 	r.Superseded += o.Superseded
 	r.Dropped += o.Dropped
 	r.Rejected += o.Rejected

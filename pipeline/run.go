@@ -137,6 +137,7 @@ func (r *run) scan(ctx context.Context, until int64) (*source.Info, error) {
 	r.startPhase(Scanning, until)
 	info, err := r.src.Scan(ctx, source.ScanOptions{
 		Until:     until,
+		History:   r.dst.HistoryPreserving(),
 		MaxSeen:   max(r.opts.Memory-overheadMemory, 1),
 		LargeBlob: r.largeBlob(),
 		Progress: func(done, total int64) {
@@ -245,16 +246,17 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 // load writes all chunks that are not done.
 func (r *run) load(ctx context.Context, session dest.Session, info *source.Info) error {
 	done := session.Run().Done
-	var earlier int64
-	for _, d := range done {
-		earlier += d.To - d.From
-	}
+	earlier := session.Run().Totals.SourceBytes
 	r.startPhase(Loading, info.Bytes)
 	open := func(ctx context.Context) (dest.Writer, error) { return session.Writer(ctx, r.src) }
 	if err := r.share(ctx, info, earlier, done, r.opts.Workers, open); err != nil {
 		return err
 	}
 	err := session.Loaded(ctx, r.src)
+	// Uploads in the background go on reading blobs as this view has them.
+	if t, ok := r.src.(source.Table); ok && r.opts.Blobs != dest.Background {
+		t.Idle()
+	}
 	r.endPhase(info.Bytes - earlier)
 	rejected := (*dest.RejectedError)(nil)
 	if err == nil || errors.As(err, &rejected) {
@@ -336,8 +338,7 @@ func (r *run) readOptions(info *source.Info, done []source.Range) source.ReadOpt
 	}
 }
 
-// catchUp writes what came after the part that is loaded. A run that loaded in
-// this call knows where that part ends; one that did not asks the destination.
+// catchUp writes what the source has and the destination has not.
 func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.Info, verify bool) error {
 	info, err := r.scan(ctx, 0)
 	if err != nil {
@@ -347,9 +348,51 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 	if err := r.dst.CheckSource(info); err != nil {
 		return err
 	}
+	switch src := r.src.(type) {
+	case source.Log:
+		return r.follow(ctx, session, src, loaded, info, verify)
+	case source.Table:
+		return r.reconcile(ctx, session, src, info)
+	}
+	return fmt.Errorf("%T is neither a log nor a table", r.src)
+}
+
+// reconcile compares a table with the destination and makes them equal.
+func (r *run) reconcile(ctx context.Context, session dest.Session, src source.Table, info *source.Info) error {
+	r.startPhase(CatchingUp, info.Records)
+	have, free, err := session.Have(ctx)
+	if err != nil {
+		return err
+	}
+	defer free()
+	w, err := session.Reconciler(ctx, src)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	before := r.report.Totals.Transactions
+	// The keys that are compared are counted, not the bytes of those that differ.
+	tally := &tally{run: r, phase: CatchingUp, total: info.Records, keys: true}
+	r.tally.Store(tally)
+	defer r.tally.Store(nil)
+	err = src.Differences(ctx, have, source.DifferenceOptions{
+		ReadOptions: r.readOptions(info, nil),
+		Progress:    tally.compared,
+	}, func(c *source.Chunk) error {
+		return tally.write(ctx, w, c)
+	})
+	r.report.CaughtUp = r.report.Totals.Transactions - before
+	r.endPhase(0)
+	return err
+}
+
+// follow writes what came after the part of a log that is loaded. A run that
+// loaded in this call knows where that part ends; one that did not asks the
+// destination.
+func (r *run) follow(ctx context.Context, session dest.Session, src source.Log, loaded, info *source.Info, verify bool) (err error) {
 	from := loaded.Identity.End
 	if verify {
-		if from, err = session.Verify(ctx, r.src); err != nil {
+		if from, err = session.Verify(ctx, src); err != nil {
 			return r.payAnyway(ctx, session, err)
 		}
 		r.correctTotals(session)
@@ -359,7 +402,7 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 		return nil
 	}
 	r.startPhase(CatchingUp, end-from)
-	w, err := session.Follower(ctx, r.src)
+	w, err := session.Follower(ctx, src)
 	if err != nil {
 		return err
 	}
@@ -368,7 +411,7 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 	tally := &tally{run: r, phase: CatchingUp, total: end - from, blobTotal: max(info.BlobBytes-loaded.BlobBytes, 0)}
 	r.tally.Store(tally)
 	defer r.tally.Store(nil)
-	err = r.src.Follow(ctx, from, r.readOptions(info, nil), func(c *source.Chunk) error {
+	err = src.Follow(ctx, from, r.readOptions(info, nil), func(c *source.Chunk) error {
 		return tally.write(ctx, w, c)
 	})
 	r.report.CaughtUp = r.report.Totals.Transactions - before

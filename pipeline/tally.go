@@ -16,6 +16,7 @@ type tally struct {
 	phase          Phase
 	earlier, total int64
 	blobTotal      int64
+	keys           bool // done and total are keys, not bytes
 
 	mu    sync.Mutex
 	done  int64
@@ -36,7 +37,9 @@ func (t *tally) write(ctx context.Context, w dest.Writer, c *source.Chunk) error
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.done += bytes
+	if !t.keys {
+		t.done += bytes
+	}
 	t.run.report.Totals.Add(result)
 	if t.run.opts.Blobs == dest.Deferred {
 		// Nothing else will tell of them.
@@ -44,6 +47,14 @@ func (t *tally) write(ctx context.Context, w dest.Writer, c *source.Chunk) error
 	}
 	t.tell()
 	return nil
+}
+
+// compared is told how many keys are.
+func (t *tally) compared(done, total int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.done, t.total = done, total
+	t.tell()
 }
 
 // tell is called with the lock held.

@@ -1,13 +1,20 @@
 // Package source says what every source of a conversion gives: transactions
 // and records, read in chunks.
 //
+// There are two kinds. A Log (FileStorage) only grows: a position in it means the
+// same for ever, and what is new stands behind the old. A Table (RelStorage) is
+// looked at through a view, a state that does not change while it is read; the
+// next view may lack what the one before had. What is new in it is found by
+// comparing keys.
+//
 // A source promises:
 //   - It never writes, locks or repairs anything, and never reads past the end
 //     that its first scan fixed.
 //   - Read gives every record of the scanned range exactly once, or counts it
 //     as dropped or superseded; the same source with the same options is cut
 //     into the same chunks, so that an interrupted load can be continued by
-//     chunk.
+//     chunk. A Table that has changed since is cut anew between the ranges that
+//     are done.
 //   - Memory is taken from the Budget before it is used, and never on the word
 //     of a length field that was not checked against the size of the source.
 //   - Damage is a *DamageError; nothing that was read before it is wrong.
@@ -19,6 +26,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
@@ -34,12 +42,6 @@ type Source interface {
 	// It calls emit for each chunk that is not in opts.Done, in reading order,
 	// one at a time. emit owns the chunk and must Release it.
 	Read(ctx context.Context, opts ReadOptions, emit func(*Chunk) error) error
-
-	// Follow gives the scanned range from the position from on, oldest first,
-	// to catch up: every record of every transaction that starts at from or
-	// later, in the order in which they were written, several records of one
-	// oid included. Chunk.EndsTransaction tells where a destination may commit.
-	Follow(ctx context.Context, from int64, opts ReadOptions, emit func(*Chunk) error) error
 
 	// Data returns the pickles of a record: those in the chunk, those that a
 	// back pointer leads to, inflated where they were compressed. The result is
@@ -58,10 +60,6 @@ type Source interface {
 	// first. The bytes in the Transaction are valid during the call only.
 	Transactions(ctx context.Context, fn func(*Transaction) error) error
 
-	// OIDs returns the distinct oids that the transaction at a position wrote,
-	// ascending.
-	OIDs(ctx context.Context, pos int64) ([]zodb.OID, error)
-
 	// Growth looks at the source again and counts the whole transactions beyond
 	// the scanned end.
 	Growth(ctx context.Context) (Growth, error)
@@ -69,11 +67,94 @@ type Source interface {
 	Close() error
 }
 
+// Log is a source that only grows.
+type Log interface {
+	Source
+
+	// Follow gives the scanned range from the position from on, oldest first,
+	// to catch up: every record of every transaction that starts at from or
+	// later, in the order in which they were written, several records of one
+	// oid included. Chunk.EndsTransaction tells where a destination may commit.
+	Follow(ctx context.Context, from int64, opts ReadOptions, emit func(*Chunk) error) error
+
+	// OIDs returns the distinct oids that the transaction at a position wrote,
+	// ascending.
+	OIDs(ctx context.Context, pos int64) ([]zodb.OID, error)
+}
+
+// Table is a source of rows that are replaced and removed. Each Scan takes a new
+// view, of the state that is the newest then; Read, Differences, Transactions,
+// Data and Blob are about that view.
+//
+// After Scan with ScanOptions.Until, Read gives what is not newer than that: a
+// load that goes on in another view than it was begun in leaves out what came or
+// changed since, and may lack what went. Differences mends both.
+type Table interface {
+	Source
+
+	// Differences compares what a destination holds with the whole view, whatever
+	// ScanOptions.Until was, and gives what must be written and removed so that
+	// both are equal: chunks of records and transactions that the destination
+	// lacks, and the keys of those that the source lacks (Chunk.Gone,
+	// Chunk.GoneTransactions). Records come ascending by oid and tid; those that
+	// stand there as Current and should not, or the other way round, are given
+	// too. The last chunk, and only that, has EndsTransaction; without any
+	// difference there is no chunk. It reads have to the end but never twice.
+	//
+	// A destination that holds something newer than the source is a *ForeignError.
+	Differences(ctx context.Context, have *Have, opts DifferenceOptions, emit func(*Chunk) error) error
+
+	// Idle lets go of the view, which otherwise lasts until the next Scan or
+	// Close: a server keeps what was deleted as long as somebody may look at it.
+	// Blob takes a view of its own then.
+	Idle()
+}
+
+// DifferenceOptions control Table.Differences.
+type DifferenceOptions struct {
+	ReadOptions // without Done
+	// Progress is told how many keys are compared, and about how many there are,
+	// if it is not nil.
+	Progress func(done, total int64)
+}
+
+// Key names a revision.
+type Key struct {
+	OID zodb.OID
+	TID zodb.TID
+	// Current: it is the object's state, not a part of its history. A deletion
+	// never is.
+	Current bool
+	// Rejected: the destination knows it and cannot hold it, which counts as if it
+	// did. Have only.
+	Rejected bool
+}
+
+// Have is what a destination holds. An error ends a sequence.
+type Have struct {
+	// Transactions are ascending.
+	Transactions iter.Seq2[zodb.TID, error]
+	// Keys are ascending by oid, then tid, each once.
+	Keys iter.Seq2[Key, error]
+}
+
+// ForeignError is a destination that somebody else has written to since the
+// source was converted.
+type ForeignError struct {
+	TID     zodb.TID
+	OID     zodb.OID
+	Problem string // the rest of the sentence "the destination ..."
+}
+
+func (e *ForeignError) Error() string { return "the destination " + e.Problem }
+
 // ScanOptions control Scan.
 type ScanOptions struct {
 	// Until is the End of an earlier Identity, to look at exactly that part
 	// again; 0 for everything that is there now.
 	Until int64
+	// History tells that Read will ask for every revision.
+	History bool
 	// MaxSeen is how many bytes the set of seen oids may take, 0 for any. Of a
 	// larger set Scan tells about how large it is (Info.Objects and
 	// Info.SeenBytes are then estimates), and Read refuses to make it.
@@ -109,10 +190,20 @@ type Budget interface {
 
 // Range is a contiguous part of the source in reading order, From inclusive, To
 // exclusive. What the numbers count is the source's business (FileStorage:
-// file offsets).
+// file offsets). Sub orders what has the same number (RelStorage: the oids of a
+// transaction); it is 0 where there is no such thing.
 type Range struct {
-	From int64 `json:"from"`
-	To   int64 `json:"to"`
+	From    int64 `json:"from"`
+	FromSub int64 `json:"from_sub,omitempty"`
+	To      int64 `json:"to"`
+	ToSub   int64 `json:"to_sub,omitempty"`
+}
+
+func (r Range) String() string {
+	if r.FromSub == 0 && r.ToSub == 0 {
+		return fmt.Sprintf("%d-%d", r.From, r.To)
+	}
+	return fmt.Sprintf("%d/%d-%d/%d", r.From, r.FromSub, r.To, r.ToSub)
 }
 
 // Chunk is what one destination transaction writes: the transactions whose
@@ -131,8 +222,14 @@ type Chunk struct {
 	Bytes int64
 
 	// EndsTransaction tells that the last record of the chunk is also the last
-	// one of its transaction. Follow only.
+	// one of its transaction. Follow and Differences only.
 	EndsTransaction bool
+
+	// Gone and GoneTransactions are what the destination has and the source has
+	// not. Of an oid that has a current record in the chunk, or elsewhere in the
+	// source, only the named revisions go. Differences only.
+	Gone             []Key
+	GoneTransactions []zodb.TID
 
 	// OnRelease gives the memory back. Set by the source, called by Release.
 	OnRelease func()
@@ -151,7 +248,7 @@ func (c *Chunk) Release() {
 // Transaction is the header of one transaction.
 type Transaction struct {
 	TID zodb.TID
-	// Pos and End are where it starts and where the next one would.
+	// Pos and End are where it starts and where the next one would; 0 in a Table.
 	Pos, End int64
 	// User, Description and Extension are the bytes as stored. Extension is
 	// empty or a pickled dict.
@@ -162,7 +259,7 @@ type Transaction struct {
 type Record struct {
 	OID zodb.OID
 	TID zodb.TID // of its transaction
-	Pos int64    // where it stands in the source, for messages
+	Pos int64    // where it stands in the source, for messages; 0 in a Table
 	// Raw is what the source stores; use Source.Data to get the pickles.
 	Raw []byte
 	// Back is the position of the record that holds the data, if not 0.
@@ -170,17 +267,21 @@ type Record struct {
 	// Deleted marks a record without data: the object does not exist from this
 	// transaction on.
 	Deleted bool
-	// Current marks the newest record of its oid. Read only.
+	// Current marks the newest record of its oid. Read and Differences only. In a
+	// view that is newer than Until, an oid of which something newer was left out
+	// has none.
 	Current bool
 }
 
-// Identity names the part of a source that a run converts. Two identities are
-// equal exactly if reading both gives the same transactions and records.
+// Identity names the part of a source that a run converts. Two identities of a
+// Log are equal exactly if reading both gives the same transactions and records;
+// those of a Table if they are the same database, looked at up to the same End.
 type Identity struct {
 	Kind string `json:"kind"` // "filestorage", ...
 	Name string `json:"name"` // for messages: the absolute path; not compared
-	End  int64  `json:"end"`  // position after the last transaction
-	// Digest covers the header of every transaction and record before End.
+	End  int64  `json:"end"`  // position after the last transaction; in a Table the highest tid
+	// Digest covers the header of every transaction and record before End; in a
+	// Table what names the database on its server, and whether it keeps history.
 	Digest string `json:"digest"`
 }
 
@@ -204,8 +305,9 @@ type Info struct {
 	HasRoot      bool
 	Blobs        int64      // records that are blobs, all revisions
 	BlobOIDs     []zodb.OID // the first of them
-	// BlobDir is where the source looks for blobs, for messages; "" if it was
-	// not told where, and then the next four are 0.
+	// BlobDir is where the source looks for blobs, for messages (a path, or the
+	// table that holds them); "" if it was not told where, and then the next four
+	// are 0.
 	BlobDir      string
 	BlobBytes    int64 // bytes of all blobs that records refer to
 	BlobFiles    int64 // blobs that were found in BlobDir

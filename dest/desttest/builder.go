@@ -185,7 +185,7 @@ func BlobPath(dir string, oid zodb.OID, tid zodb.TID) string {
 }
 
 // Source writes the file and opens it. The end of the test closes it.
-func (b *Builder) Source(t testing.TB) source.Source {
+func (b *Builder) Source(t testing.TB) source.Log {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "Data.fs")
 	if err := os.WriteFile(path, b.file, 0o600); err != nil {

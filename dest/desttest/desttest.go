@@ -143,7 +143,7 @@ var errStop = errors.New("stopped by the test")
 
 // conversion is one run.
 type conversion struct {
-	src     source.Source
+	src     source.Log
 	dst     dest.Destination
 	history bool
 

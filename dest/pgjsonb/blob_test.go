@@ -247,7 +247,7 @@ func (l *loading) finishWith(look func() error) error {
 
 // breaking is a source some of whose blobs break off while they are read.
 type breaking struct {
-	source.Source
+	source.Log
 	at map[zodb.OID]int64
 }
 

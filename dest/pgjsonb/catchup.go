@@ -44,7 +44,7 @@ type follower struct {
 }
 
 // Follower opens the writer that catches up.
-func (s *session) Follower(ctx context.Context, src source.Source) (dest.Writer, error) {
+func (s *session) Follower(ctx context.Context, src source.Log) (dest.Writer, error) {
 	s.source.set(src)
 	if err := s.startUploads(ctx); err != nil {
 		return nil, err

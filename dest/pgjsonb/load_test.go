@@ -21,7 +21,7 @@ const chunkBytes = 700
 // loading is a run that a test takes step by step.
 type loading struct {
 	t       testing.TB
-	src     source.Source
+	src     source.Log
 	session dest.Session
 	totals  dest.Result
 	// between is called before each chunk.

@@ -27,7 +27,7 @@ import (
 // looking is a source that tells of every blob that is looked for, and may answer
 // itself.
 type looking struct {
-	source.Source
+	source.Log
 	look func(r *source.Record) (*source.Blob, error)
 }
 

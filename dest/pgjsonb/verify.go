@@ -33,7 +33,7 @@ type position struct {
 // of the source's, and the last one must be the same transaction in both.
 //
 // Blobs that were missing when an earlier start caught up are looked for again.
-func (s *session) Verify(ctx context.Context, src source.Source) (from int64, err error) {
+func (s *session) Verify(ctx context.Context, src source.Log) (from int64, err error) {
 	s.source.set(src)
 	err = s.withControl(ctx, func(conn *pgx.Conn) error {
 		// In one transaction: behind a pooler the next one may be another session's.
@@ -65,7 +65,7 @@ func (s *session) Verify(ctx context.Context, src source.Source) (from int64, er
 }
 
 // copyTransactions sends tid, start and end of every transaction of the source.
-func copyTransactions(ctx context.Context, conn *pgx.Conn, src source.Source) error {
+func copyTransactions(ctx context.Context, conn *pgx.Conn, src source.Log) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r, w := io.Pipe()
@@ -105,7 +105,7 @@ func copyTransactions(ctx context.Context, conn *pgx.Conn, src source.Source) er
 	return nil
 }
 
-func (s *session) compare(ctx context.Context, conn *pgx.Conn, src source.Source) (from int64, err error) {
+func (s *session) compare(ctx context.Context, conn *pgx.Conn, src source.Log) (from int64, err error) {
 	log := s.layout.name(transactionLog)
 	if err := s.aliens(ctx, conn, log); err != nil {
 		return 0, err
@@ -200,7 +200,7 @@ func (s *session) fromStart(ctx context.Context, conn *pgx.Conn) (int64, error) 
 var errFound = errors.New("found")
 
 // sameMetadata compares user and description as they are stored.
-func (s *session) sameMetadata(ctx context.Context, src source.Source, last *position) error {
+func (s *session) sameMetadata(ctx context.Context, src source.Log, last *position) error {
 	var user, description []byte
 	err := src.Transactions(ctx, func(t *source.Transaction) error {
 		if t.Pos != last.pos {
@@ -230,7 +230,7 @@ func (s *session) sameMetadata(ctx context.Context, src source.Source, last *pos
 
 // sameObjects compares which objects the last transaction wrote. Without
 // history an object that it deleted leaves no row.
-func (s *session) sameObjects(ctx context.Context, conn *pgx.Conn, src source.Source, last *position) error {
+func (s *session) sameObjects(ctx context.Context, conn *pgx.Conn, src source.Log, last *position) error {
 	want, err := src.OIDs(ctx, last.pos)
 	if err != nil {
 		return elsewhere(fmt.Errorf("read which objects transaction %v wrote: %w", last.tid, err))

@@ -97,7 +97,7 @@ const (
 	RecordCost = 96
 )
 
-// Source is an open FileStorage. It implements source.Source.
+// Source is an open FileStorage. It implements source.Log.
 type Source struct {
 	path string
 	f    *os.File
@@ -111,7 +111,7 @@ type Source struct {
 	inflaters sync.Pool // *inflater
 }
 
-var _ source.Source = (*Source)(nil)
+var _ source.Log = (*Source)(nil)
 
 // ChangedError tells that a file is not the one that an earlier scan saw, or no
 // longer: it was packed, truncated or replaced.

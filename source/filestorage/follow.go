@@ -7,7 +7,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/source"
 )
 
-// Follow implements source.Source. A chunk ends with the last transaction that
+// Follow implements source.Log. A chunk ends with the last transaction that
 // ends in it, if there is one, so that a destination may commit as often as
 // possible.
 func (s *Source) Follow(ctx context.Context, from int64, opts source.ReadOptions, emit func(*source.Chunk) error) error {

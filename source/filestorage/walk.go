@@ -139,7 +139,7 @@ func (t *txn) transaction(b []byte) source.Transaction {
 		User: b[txnFixed:d:d], Description: b[d:e:e], Extension: b[e:end:end]}
 }
 
-// OIDs implements source.Source.
+// OIDs implements source.Log.
 func (s *Source) OIDs(ctx context.Context, pos int64) ([]zodb.OID, error) {
 	sc, err := s.scanned()
 	if err != nil {

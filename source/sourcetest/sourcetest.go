@@ -78,7 +78,9 @@ func Run(t *testing.T, c Case) {
 	}
 	t.Run("Scan", c.testScan)
 	t.Run("Transactions", c.testTransactions)
-	t.Run("OIDs", c.testOIDs)
+	if c.isLog(t) {
+		t.Run("OIDs", c.testOIDs)
+	}
 	for _, history := range []bool{false, true} {
 		t.Run(map[bool]string{false: "history-free", true: "history-preserving"}[history], func(t *testing.T) {
 			for _, size := range c.ChunkSizes {
@@ -90,12 +92,23 @@ func Run(t *testing.T, c Case) {
 		})
 	}
 	for _, size := range c.ChunkSizes {
+		if !c.isLog(t) {
+			break
+		}
 		t.Run(fmt.Sprintf("Follow by %d bytes", size), func(t *testing.T) { c.testFollow(t, size) })
 	}
 	t.Run("Growth", c.testGrowth)
 	if len(c.blobs()) > 0 {
 		c.runBlobs(t)
 	}
+}
+
+// isLog tells whether the source is a log.
+func (c *Case) isLog(t testing.TB) bool {
+	s := c.Open(t)
+	defer s.Close()
+	_, ok := s.(source.Log)
+	return ok
 }
 
 // open opens and scans the source.
@@ -213,7 +226,7 @@ func (c *Case) testOIDs(t *testing.T) {
 		}
 		slices.Sort(want)
 		want = slices.Compact(want)
-		got, err := s.OIDs(t.Context(), list[i].Pos)
+		got, err := s.(source.Log).OIDs(t.Context(), list[i].Pos)
 		if err != nil {
 			t.Fatalf("OIDs(%d): %v", list[i].Pos, err)
 		}
@@ -221,7 +234,7 @@ func (c *Case) testOIDs(t *testing.T) {
 			t.Errorf("OIDs(%d): got %v, want %v", list[i].Pos, got, want)
 		}
 	}
-	if _, err := s.OIDs(t.Context(), info.Identity.End); err == nil {
+	if _, err := s.(source.Log).OIDs(t.Context(), info.Identity.End); err == nil {
 		t.Errorf("OIDs(%d), the end: no error", info.Identity.End)
 	}
 }
@@ -627,7 +640,7 @@ func (c *Case) testFollow(t *testing.T, chunkBytes int64) {
 		}
 	}
 	if len(list) > 0 {
-		err := s.Follow(t.Context(), list[0].Pos+1, source.ReadOptions{ChunkBytes: chunkBytes, Budget: newBudget(t, 1<<50)}, func(c *source.Chunk) error { c.Release(); return nil })
+		err := s.(source.Log).Follow(t.Context(), list[0].Pos+1, source.ReadOptions{ChunkBytes: chunkBytes, Budget: newBudget(t, 1<<50)}, func(c *source.Chunk) error { c.Release(); return nil })
 		if err == nil {
 			t.Errorf("Follow started within a transaction")
 		}
@@ -652,7 +665,7 @@ func (c *Case) follow(t *testing.T, s source.Source, chunkBytes, from int64, i i
 	budget := newBudget(t, 1<<50)
 	var got reading
 	at := from
-	err := s.Follow(t.Context(), from, source.ReadOptions{ChunkBytes: chunkBytes, Budget: budget}, func(c *source.Chunk) error {
+	err := s.(source.Log).Follow(t.Context(), from, source.ReadOptions{ChunkBytes: chunkBytes, Budget: budget}, func(c *source.Chunk) error {
 		if c.Range.From != at {
 			t.Errorf("a chunk starts at %d, the one before ended at %d", c.Range.From, at)
 		}
