@@ -258,7 +258,7 @@ type breakingReader struct {
 }
 
 func (s *breaking) Blob(ctx context.Context, r *source.Record) (*source.Blob, error) {
-	b, err := s.Source.Blob(ctx, r)
+	b, err := s.Log.Blob(ctx, r)
 	at, ok := s.at[r.OID]
 	if err != nil || !ok {
 		return b, err

@@ -35,7 +35,7 @@ func (s *looking) Blob(ctx context.Context, r *source.Record) (*source.Blob, err
 	if b, err := s.look(r); b != nil || err != nil {
 		return b, err
 	}
-	return s.Source.Blob(ctx, r)
+	return s.Log.Blob(ctx, r)
 }
 
 // crash lets a server forget what it has not written, and starts it again.
