@@ -44,9 +44,9 @@ build() {
     go build -o "$CACHE/bin/" ./cmd/zodb-convert || die "the tool does not build"
 }
 
-# set_up installs what the scripts need besides Go: PostgreSQL by the package
-# manager, the real ZODB and its relatives from PyPI. It sets PGTEST_BINDIR and
-# ZODB_PYTHON, which the tests know, too.
+# set_up installs what the scripts need besides Go: database servers by the
+# package manager, the real ZODB and its relatives from PyPI. It sets
+# PGTEST_BINDIR, MARIADB_BINDIR and ZODB_PYTHON, which the tests know, too.
 set_up() {
     local places
     "$ROOT/scripts/setup" "$@" || die "scripts/setup failed"
