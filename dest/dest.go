@@ -145,6 +145,10 @@ type Plan struct {
 	AcceptRejects, AcceptMissingBlobs bool
 	// Blobs is when large blobs are uploaded.
 	Blobs BlobMode
+	// StagingDir is the directory in which Deferred puts the bytes of blobs that
+	// are in no file, for whoever uploads them; "" if there is none, and then a
+	// source with such blobs is refused.
+	StagingDir string
 	// BlobBytes is told of bytes of blobs as they are written or uploaded, from
 	// any goroutine; n is negative where a transaction is repeated that had
 	// written them. nil: nobody listens.

@@ -35,6 +35,10 @@ type Options struct {
 	Blobs    dest.BlobMode
 	Manifest string
 	Stdout   io.Writer
+	// StagingDir is where dest.Deferred puts the bytes of blobs that the source
+	// has in no file; the manifest lists them there. They stay when the run is
+	// done.
+	StagingDir string
 	// AllowMissingBlobs lets a run finish although blobs were not found.
 	AllowMissingBlobs bool
 	// Tool is the version that the run record names.

@@ -193,6 +193,7 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 		AcceptRejects:      r.opts.Rejects != "",
 		AcceptMissingBlobs: r.opts.AllowMissingBlobs,
 		Blobs:              r.opts.Blobs,
+		StagingDir:         r.opts.StagingDir,
 		BlobBytes:          r.blobBytes,
 		Log: func(s dest.Step) {
 			r.events.send(Event{Kind: StepEvent, Phase: r.current(), Step: s})

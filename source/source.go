@@ -316,7 +316,11 @@ type Info struct {
 	// FirstMissing are the first of these, in the order of the source.
 	FirstMissing []LostBlob
 	// LargeBlobs are those of ScanOptions.LargeBlob bytes or more.
-	LargeBlobs  []LargeBlob
+	LargeBlobs []LargeBlob
+	// Fileless are the blobs whose bytes are in no file, by size: Fileless[i]
+	// counts those of less than 2^i bytes that are not in Fileless[i-1]. Without
+	// ScanOptions.History, the newest of each oid. Table only.
+	Fileless    [64]BlobCount
 	LargestData int64 // bytes of the largest record
 	SeenBytes   int64 // what the set of seen oids takes in memory
 	Python2     bool  // written by Python 2 (FileStorage: FS21)
@@ -328,6 +332,9 @@ type Info struct {
 	// Warnings are sentences about what is odd but harmless.
 	Warnings []string
 }
+
+// BlobCount is how many blobs there are, and their bytes.
+type BlobCount struct{ Blobs, Bytes int64 }
 
 // LargeBlob is a blob that a destination may have no room for.
 type LargeBlob struct {
@@ -361,6 +368,14 @@ type Blob struct {
 	Open func(ctx context.Context) (BlobReader, error)
 }
 
+// Place is where the bytes are, for messages.
+func (b *Blob) Place() string {
+	if b.Path != "" {
+		return b.Path
+	}
+	return "its copy in the database"
+}
+
 // BlobReader reads a blob. ReadAt is safe for concurrent use.
 type BlobReader interface {
 	io.ReaderAt
@@ -371,11 +386,11 @@ type BlobReader interface {
 type BlobError struct {
 	OID zodb.OID
 	TID zodb.TID
-	// Path is where it was looked for.
+	// Path is where it was looked for: a file, or a table.
 	Path string
-	// Missing: there is no such file. Else it is there and cannot be read.
+	// Missing: there is no such file or row. Else it is there and cannot be read.
 	Missing bool
-	// Problem is the rest of the sentence "the blob file PATH ...".
+	// Problem is the rest of the sentence "PATH ...".
 	Problem string
 }
 
