@@ -171,6 +171,9 @@ func (t *sectionType) find(given *zconfig.Key) (*key, error) {
 	if t.anyKey {
 		return &key{name: name, multi: true, effect: idle, why: t.keys[0].why}, nil
 	}
+	if hint, ok := t.former[name]; ok {
+		return nil, &zconfig.Error{Pos: given.Pos, Reason: fmt.Sprintf("the key %s in <%s> is out of date", zconfig.Word(given.Name), t.name), Hint: hint}
+	}
 	var names []string
 	for _, k := range t.keys {
 		names = append(names, k.name)

@@ -15,7 +15,7 @@ type KeyDoc struct {
 }
 
 // documented are the sections that a conversion can follow.
-var documented = []string{"filestorage", "pgjsonb", "blobstorage", "zlibstorage", "zodb_db"}
+var documented = []string{"filestorage", "pgjsonb", "relstorage", "postgresql", "mysql", "sqlite3", "pragmas", "blobstorage", "zlibstorage", "zodb_db"}
 
 var datatypeNames = map[datatype]string{
 	text: "string", boolean: "boolean", integer: "number", float: "number", byteSize: "size", interval: "time", dirPath: "path",
@@ -43,7 +43,7 @@ type SectionDoc struct{ Section, Source, Destination string }
 
 // Sections lists the storages that are known.
 func Sections() []SectionDoc {
-	read := []string{"filestorage", "blobstorage", "zlibstorage", "serverzlibstorage"}
+	read := []string{"filestorage", "relstorage", "blobstorage", "zlibstorage", "serverzlibstorage"}
 	var docs []SectionDoc
 	for i := range sectionTypes {
 		t := &sectionTypes[i]

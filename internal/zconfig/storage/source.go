@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,8 +19,9 @@ func source(n *node, base string) (*Source, error) {
 	if err := b.add(n, blobDir{}); err != nil {
 		return nil, err
 	}
-	var err error
-	b.out.Unused, err = finish(b.readers...)
+	unused, err := finish(b.readers...)
+	b.out.Unused = append(b.out.Unused, unused...)
+	sortByPlace(b.out.Unused)
 	return b.out, err
 }
 
@@ -82,9 +84,9 @@ func unreadable(n *node) error {
 	case "mappingstorage", "temporarystorage":
 		return refuse(n.pos, "", "<%s> keeps nothing, so that there is nothing to convert", n.is.name)
 	case "pgjsonb":
-		return refuse(n.pos, "name a <filestorage>", "<pgjsonb> cannot be the source: this version reads FileStorage only")
+		return refuse(n.pos, "name a <filestorage> or a <relstorage>", "<pgjsonb> cannot be the source: this version reads FileStorage and RelStorage only")
 	}
-	return refuse(n.pos, "name a <filestorage>", "<%s> cannot be the source: this version reads FileStorage only", n.is.name)
+	return refuse(n.pos, "name a <filestorage> or a <relstorage>", "<%s> cannot be the source: this version reads FileStorage and RelStorage only", n.is.name)
 }
 
 func (b *sourceBuilder) fileStorage(r *reader, around blobDir) error {
@@ -134,22 +136,47 @@ func (b *sourceBuilder) place(v value) (string, error) {
 }
 
 func (b *sourceBuilder) relStorage(r *reader, around blobDir) error {
-	out := &RelStorage{
-		KeepHistory: r.get("keep-history").bool, BlobDir: r.text("blob-dir"), SharedBlobDir: r.get("shared-blob-dir").bool,
-		ReplicaConf: r.text("replica-conf"), ROReplica: r.text("ro-replica-conf"),
-	}
+	out := &RelStorage{KeepHistory: r.flag("keep-history"), SharedBlobDir: r.flag("shared-blob-dir")}
 	switch {
 	case around.path != "":
 		return refuse(around.pos, "give <relstorage> the blob-dir", "a <blobstorage> cannot stand around a <relstorage>")
-	case out.SharedBlobDir && out.BlobDir == "":
+	case r.get("shared-blob-dir").bool && r.text("blob-dir") == "":
 		return refuse(r.get("shared-blob-dir").pos, "", "shared-blob-dir is on, but no blob-dir is given")
 	case len(r.n.inner) == 0:
 		return refuse(r.n.pos, "write <postgresql>, <mysql> or <sqlite3> in it", "there is no database in <relstorage>")
+	}
+	for _, p := range []struct {
+		key  string
+		path *string
+	}{{"blob-dir", &out.BlobDir}, {"replica-conf", &out.ReplicaConf}, {"ro-replica-conf", &out.ROReplicaConf}} {
+		v := r.get(p.key)
+		if v.text == "" {
+			continue
+		}
+		var err error
+		if *p.path, err = b.place(v); err != nil {
+			return err
+		}
 	}
 	database := r.n.inner[0].reader()
 	b.readers = append(b.readers, database)
 	b.out.RelStorage = out
 	return b.adapter(database, out)
+}
+
+// WithoutReplicas is why keys about replicas have no effect with SQLite.
+const WithoutReplicas = "a database in a file has no replicas"
+
+// withoutReplicas notes that the keys about replicas mean nothing here.
+func (b *sourceBuilder) withoutReplicas(out *RelStorage) {
+	out.ReplicaConf, out.ROReplicaConf = "", ""
+	for _, r := range b.readers {
+		for _, key := range []string{"replica-conf", "ro-replica-conf"} {
+			if v := r.get(key); v.given {
+				b.out.Unused = append(b.out.Unused, Unused{Section: r.n.is.name, Key: key, Pos: v.pos, Why: WithoutReplicas})
+			}
+		}
+	}
 }
 
 // adapter reads the database of a <relstorage>.
@@ -158,10 +185,16 @@ func (b *sourceBuilder) adapter(r *reader, out *RelStorage) error {
 	case "postgresql":
 		out.PostgreSQL = &PostgreSQL{DSN: r.text("dsn")}
 	case "mysql":
+		if pipe := r.get("named_pipe"); pipe.bool {
+			return refuse(pipe.pos, "name host and port, or unix_socket", "named_pipe is on, by which this program cannot connect")
+		}
+		port := r.get("port")
+		if port.number < 0 || port.number > math.MaxUint16 {
+			return refuse(port.pos, "", "the port of <mysql> is none")
+		}
 		out.MySQL = &MySQL{
 			Host: r.text("host"), User: r.text("user"), Password: r.text("passwd"), Database: r.text("db"), UnixSocket: r.text("unix_socket"),
-			Port: r.get("port").number, ConnectTimeout: r.get("connect_timeout").number,
-			Compress: r.get("compress").bool, NamedPipe: r.get("named_pipe").bool,
+			Port: port.number, ConnectTimeout: max(r.get("connect_timeout").number, 0), Compress: r.get("compress").bool,
 			DefaultFile: r.text("read_default_file"), DefaultGroup: r.text("read_default_group"),
 		}
 	case "sqlite3":
@@ -170,8 +203,9 @@ func (b *sourceBuilder) adapter(r *reader, out *RelStorage) error {
 			return err
 		}
 		out.SQLite3 = &SQLite3{DataDir: dir}
+		b.withoutReplicas(out)
 	default:
-		return refuse(r.n.pos, "", "a RelStorage in <%s> cannot be read", r.n.is.name)
+		return refuse(r.n.pos, "", "a RelStorage in <%s> cannot be read: this version reads it in PostgreSQL, MySQL, MariaDB and SQLite", r.n.is.name)
 	}
 	for _, inner := range r.n.inner {
 		b.readers = append(b.readers, inner.reader())

@@ -73,13 +73,17 @@ type FileStorage struct {
 
 // RelStorage is a <relstorage>. One of the databases is set.
 type RelStorage struct {
-	PostgreSQL             *PostgreSQL
-	MySQL                  *MySQL
-	SQLite3                *SQLite3
-	KeepHistory            bool
-	BlobDir                string // "": blobs are in the database alone
-	SharedBlobDir          bool   // BlobDir is the only place that has them
-	ReplicaConf, ROReplica string
+	PostgreSQL *PostgreSQL
+	MySQL      *MySQL
+	SQLite3    *SQLite3
+	// KeepHistory is nil if the key is not given: the schema tells as well.
+	KeepHistory *bool
+	BlobDir     string // "": blobs are in the database alone
+	// SharedBlobDir tells that BlobDir is the only place that has them. It is nil
+	// if the key is not given: before RelStorage 3.0 it then was true.
+	SharedBlobDir *bool
+	// ReplicaConf and ROReplicaConf name files that list servers.
+	ReplicaConf, ROReplicaConf string
 }
 
 // PostgreSQL is where a RelStorage is. An empty DSN stands for what libpq takes.
@@ -90,11 +94,11 @@ type MySQL struct {
 	Host, User, Password, Database, UnixSocket string
 	Port                                       int64 // 0: the usual one
 	ConnectTimeout                             int64 // seconds; 0: none
-	Compress, NamedPipe                        bool
+	Compress                                   bool
 	DefaultFile, DefaultGroup                  string
 }
 
-// SQLite3 is where a RelStorage is.
+// SQLite3 is where a RelStorage is: the directory that holds main.sqlite3.
 type SQLite3 struct{ DataDir string }
 
 // Destination is a storage to write.

@@ -38,6 +38,7 @@ func zopeConf(t *testing.T, file string) *Zope {
 
 func TestSourcesOfConversions(t *testing.T) {
 	t.Setenv("HOME", variables["HOME"])
+	yes := true
 	file := func(path, blobs string) Source { return Source{FileStorage: &FileStorage{Path: path, BlobDir: blobs}} }
 	for _, c := range []struct {
 		file string
@@ -56,11 +57,11 @@ func TestSourcesOfConversions(t *testing.T) {
 		{"nested/both.conf", file("/srv/plone/Data.fs", "/srv/plone/blobs")},
 		{"nested/wrapped.conf", file("/srv/plone/Data.fs", "/srv/plone/blobs")},
 		{"convert/relstorage-to-filestorage.conf", Source{RelStorage: &RelStorage{
-			PostgreSQL: &PostgreSQL{DSN: "host=/run/postgresql dbname=plone"}, KeepHistory: true,
-			BlobDir: "/srv/plone/var/blobstorage", SharedBlobDir: true, ReplicaConf: "/etc/plone/replicas", ROReplica: "/etc/plone/ro-replicas",
+			PostgreSQL: &PostgreSQL{DSN: "host=/run/postgresql dbname=plone"}, KeepHistory: &yes,
+			BlobDir: "/srv/plone/var/blobstorage", SharedBlobDir: &yes, ReplicaConf: "/etc/plone/replicas", ROReplicaConf: "/etc/plone/ro-replicas",
 		}}},
-		{"convert/relstorage-sqlite.conf", Source{RelStorage: &RelStorage{SQLite3: &SQLite3{DataDir: "/srv/plone/var/sqlite"}, KeepHistory: true}}},
-		{"convert/numbers.conf", Source{RelStorage: &RelStorage{MySQL: &MySQL{Port: 10}, KeepHistory: true}}},
+		{"convert/relstorage-sqlite.conf", Source{RelStorage: &RelStorage{SQLite3: &SQLite3{DataDir: "/srv/plone/var/sqlite"}}}},
+		{"convert/numbers.conf", Source{RelStorage: &RelStorage{MySQL: &MySQL{Port: 10}}}},
 		// Those that the real ZConfig does not take.
 		{"convert/generated-import-pgjsonb.conf", file("/srv/old/var/filestorage/Data.fs", "/srv/old/var/blobstorage")},
 		{"convert/byte-order-mark.conf", file("C.fs", "")},
@@ -68,7 +69,7 @@ func TestSourcesOfConversions(t *testing.T) {
 		{"convert/without-import.conf", file("Data.fs", "")},
 		{"convert/unknown-import.conf", file("Data.fs", "")},
 		{"convert/generated-stale-replicas.conf", Source{RelStorage: &RelStorage{
-			SQLite3: &SQLite3{DataDir: "/srv/plone/var/sqlite"}, KeepHistory: true, ReplicaConf: "/etc/replicas",
+			SQLite3: &SQLite3{DataDir: "/srv/plone/var/sqlite"},
 		}}},
 	} {
 		t.Run(c.file, func(t *testing.T) {
@@ -170,10 +171,12 @@ func TestWhatCannotBeConvertedIsRefused(t *testing.T) {
 		{"s3blobstorage", "<s3blobstorage source>\nbucket-name b\ncache-dir c\n<filestorage>\npath b\n</filestorage>\n</s3blobstorage>", "x.conf:1: <s3blobstorage> keeps blobs in S3"},
 		{"mappingstorage", "<mappingstorage source/>", "x.conf:1: <mappingstorage> keeps nothing"},
 		{"pgjsonb source", "<pgjsonb source>\ndsn dbname=x\n</pgjsonb>", "x.conf:1: <pgjsonb> cannot be the source"},
-		{"berkeley", "<fullstorage source>\nenvdir a\n</fullstorage>", "x.conf:1: <fullstorage> cannot be the source: this version reads FileStorage only"},
+		{"berkeley", "<fullstorage source>\nenvdir a\n</fullstorage>", "x.conf:1: <fullstorage> cannot be the source: this version reads FileStorage and RelStorage only"},
 		{"relstorage without a database", "<relstorage source>\n</relstorage>", "x.conf:1: there is no database in <relstorage>"},
 		{"oracle", "<relstorage source>\n<oracle>\nuser a\npassword b\ndsn c\n</oracle>\n</relstorage>", "x.conf:2: a RelStorage in <oracle> cannot be read"},
 		{"blobstorage around relstorage", "<blobstorage source>\nblob-dir a\n<relstorage>\n<postgresql/>\n</relstorage>\n</blobstorage>", "x.conf:2: a <blobstorage> cannot stand around a <relstorage>"},
+		{"named pipe", "<relstorage source>\n<mysql>\nnamed_pipe on\n</mysql>\n</relstorage>", "x.conf:3: named_pipe is on, by which this program cannot connect; name host and port"},
+		{"port", "<relstorage source>\n<mysql>\nport 65536\n</mysql>\n</relstorage>", "x.conf:3: the port of <mysql> is none"},
 		{"shared blobs nowhere", "<relstorage source>\nshared-blob-dir yes\n<postgresql/>\n</relstorage>", "x.conf:2: shared-blob-dir is on, but no blob-dir is given"},
 		{"no source", pg("dsn dbname=x"), "x.conf: no storage is named source; write <filestorage source>"},
 		{"no destination", "<filestorage source>\npath a\n</filestorage>", "x.conf: no storage is named destination; write <pgjsonb destination>"},

@@ -64,6 +64,9 @@ type sectionType struct {
 	min, max int
 	// other are names that are written for those of keys here and there.
 	other map[string]string
+	// former are keys of releases that nobody should have any more, and what to do
+	// about them.
+	former map[string]string
 }
 
 const many = 1 << 30
@@ -182,6 +185,8 @@ var sectionTypes = []sectionType{
 		keys: join([]key{needed("data-dir", dirPath)},
 			idleKeys(pythonOnly, preset("driver", text, "auto"), k("gevent_yield_interval", integer))),
 		other: map[string]string{"data_dir": "data-dir", "gevent-yield-interval": "gevent_yield_interval"},
+		former: map[string]string{"path": "it is a key of RelStorage 3.0b1: " +
+			"move the file, with those that begin with its name, into a directory, call it main.sqlite3, and name the directory as data-dir"},
 	},
 	{
 		name: "pragmas", class: pragmas, anyKey: true,

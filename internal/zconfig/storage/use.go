@@ -28,6 +28,16 @@ func (r *reader) get(key string) value {
 
 func (r *reader) text(key string) string { return r.get(key).text }
 
+// flag gives the value of a boolean key, and nil if it is not given, whatever its
+// preset.
+func (r *reader) flag(key string) *bool {
+	v := r.get(key)
+	if !v.given {
+		return nil
+	}
+	return &v.bool
+}
+
 // unused lists the keys that are given and have no effect. One that should have
 // one and that nobody asked for is an error.
 func (r *reader) unused() ([]Unused, error) {
