@@ -27,11 +27,12 @@ const (
 func (t Tables) createBlobs() []string {
 	return []string{
 		`CREATE TABLE IF NOT EXISTS ` + t.Missing + ` (
-			pos    bigint PRIMARY KEY,
+			pos    bigint NOT NULL,
 			oid    bigint NOT NULL,
 			tid    bigint NOT NULL,
 			path   text NOT NULL,
-			reason text NOT NULL)`,
+			reason text NOT NULL,
+			PRIMARY KEY (pos, oid, tid))`,
 		// A path is bytes: text would not take all of them.
 		`CREATE TABLE IF NOT EXISTS ` + t.Owed + ` (
 			oid    bigint NOT NULL,
@@ -48,16 +49,6 @@ func (t Tables) createBlobs() []string {
 			key text NOT NULL,
 			PRIMARY KEY (oid, tid))`,
 	}
-}
-
-// EnsureBlobs makes the tables for blobs where they are missing.
-func (t Tables) EnsureBlobs(ctx context.Context, q Querier) error {
-	for _, sql := range t.createBlobs() {
-		if _, err := q.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("create the tables of the run: %w", err)
-		}
-	}
-	return nil
 }
 
 // BlobCounts is how many blobs wait for something.
@@ -99,10 +90,15 @@ func (t Tables) MissingBlobs(ctx context.Context, q Querier, fn func(*dest.Missi
 	return nil
 }
 
-// MissingAfter returns the records of missing blobs that stand behind a
-// position, at most n, in their order.
-func (t Tables) MissingAfter(ctx context.Context, q Querier, pos int64, n int) ([]source.Record, error) {
-	rows, err := q.Query(ctx, `SELECT pos, oid, tid FROM `+t.Missing+` WHERE pos > $1::int8 ORDER BY pos LIMIT $2::int4`, pos, int32(n))
+// MissingAfter returns the records of missing blobs that stand behind the one of
+// a record, at most n, in their order: by position, oid and tid. All of them
+// stand behind nil.
+func (t Tables) MissingAfter(ctx context.Context, q Querier, after *source.Record, n int) ([]source.Record, error) {
+	if after == nil {
+		after = &source.Record{Pos: -1}
+	}
+	rows, err := q.Query(ctx, `SELECT pos, oid, tid FROM `+t.Missing+` WHERE (pos, oid, tid) > ($1::int8, $2::int8, $3::int8)
+		ORDER BY pos, oid, tid LIMIT $4::int4`, after.Pos, int64(after.OID), int64(after.TID), int32(n))
 	if err != nil {
 		return nil, fmt.Errorf("read the list of missing blobs: %w", err)
 	}

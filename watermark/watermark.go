@@ -122,21 +122,25 @@ func (t Tables) Create(ctx context.Context, q Querier, r *Record) error {
 			max_oid    bigint NOT NULL,
 			restore    json NOT NULL)`,
 		`CREATE TABLE ` + t.Chunk + ` (
-			kind      text NOT NULL,
+			kind       text NOT NULL,
 			range_from bigint NOT NULL,
-			range_to  bigint NOT NULL,
-			max_oid   bigint NOT NULL,
-			result    json NOT NULL,
-			PRIMARY KEY (kind, range_from))`,
-		// A record stands at one position of the source; only catching up can see
-		// it again, after the run that rejected it has succeeded.
+			from_sub   bigint NOT NULL DEFAULT 0,
+			range_to   bigint NOT NULL,
+			to_sub     bigint NOT NULL DEFAULT 0,
+			max_oid    bigint NOT NULL,
+			result     json NOT NULL,
+			PRIMARY KEY (kind, range_from, from_sub))`,
+		// A record stands at one position of the source, or has one oid and tid
+		// where there are none; only catching up can see it again, after the run
+		// that rejected it has succeeded.
 		`CREATE TABLE ` + t.Reject + ` (
-			pos    bigint PRIMARY KEY,
+			pos    bigint NOT NULL,
 			oid    bigint NOT NULL,
 			tid    bigint NOT NULL,
 			class  text NOT NULL,
 			reason text NOT NULL,
-			data   bytea)`,
+			data   bytea,
+			PRIMARY KEY (pos, oid, tid))`,
 		`CREATE TABLE ` + t.Step + ` (
 			name text PRIMARY KEY,
 			done timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -146,10 +150,41 @@ func (t Tables) Create(ctx context.Context, q Querier, r *Record) error {
 			return fmt.Errorf("create the tables of the run: %w", err)
 		}
 	}
-	if err := t.EnsureBlobs(ctx, q); err != nil {
+	if err := t.Ensure(ctx, q); err != nil {
 		return err
 	}
 	return t.insert(ctx, q, r)
+}
+
+// Ensure makes what the tables of a run lack that an earlier release began: those
+// for blobs, the numbers of ranges that have two of them, and keys for records
+// that stand at no position. It changes nothing where nothing is missing.
+func (t Tables) Ensure(ctx context.Context, q Querier) error {
+	statements := append(t.createBlobs(),
+		`ALTER TABLE `+t.Chunk+` ADD COLUMN IF NOT EXISTS from_sub bigint NOT NULL DEFAULT 0, ADD COLUMN IF NOT EXISTS to_sub bigint NOT NULL DEFAULT 0`,
+		ensureKey(t.Chunk, "kind", "range_from", "from_sub"),
+		ensureKey(t.Reject, "pos", "oid", "tid"),
+		ensureKey(t.Missing, "pos", "oid", "tid"))
+	for _, sql := range statements {
+		if _, err := q.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("create the tables of the run: %w", err)
+		}
+	}
+	return nil
+}
+
+// ensureKey is the statement that gives a table this primary key if it has
+// another one. Both happen, or neither.
+func ensureKey(table string, columns ...string) string {
+	name, list := Literal(table), strings.Join(columns, ", ")
+	return `DO $zodb_convert$ DECLARE key name; BEGIN
+		SELECT c.conname INTO key FROM pg_catalog.pg_constraint c WHERE c.conrelid = ` + name + `::regclass AND c.contype = 'p' AND
+			(SELECT string_agg(a.attname, ', ' ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k (num, n)
+				JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.num) <> ` + Literal(list) + `;
+		IF FOUND THEN
+			EXECUTE format(` + Literal(`ALTER TABLE %s DROP CONSTRAINT %I, ADD PRIMARY KEY (`+list+`)`) + `, ` + name + `, key);
+		END IF;
+	END $zodb_convert$`
 }
 
 func (t Tables) insert(ctx context.Context, q Querier, r *Record) error {
@@ -221,7 +256,11 @@ func (t Tables) Read(ctx context.Context, q Querier) (*Record, error) {
 
 // readDone adds up the chunks.
 func (t Tables) readDone(ctx context.Context, q Querier, r *Record) error {
-	rows, err := q.Query(ctx, `SELECT kind, range_from, range_to, max_oid, result::text FROM `+t.Chunk+` ORDER BY kind, range_from`)
+	sub, err := t.subColumns(ctx, q)
+	if err != nil {
+		return err
+	}
+	rows, err := q.Query(ctx, `SELECT kind, range_from, `+sub[0]+`, range_to, `+sub[1]+`, max_oid, result::text FROM `+t.Chunk+` ORDER BY 1, 2, 3`)
 	if err != nil {
 		return fmt.Errorf("read what the run has done: %w", err)
 	}
@@ -230,12 +269,12 @@ func (t Tables) readDone(ctx context.Context, q Querier, r *Record) error {
 		var kind, text string
 		var done source.Range
 		var maxOID int64
-		if err := rows.Scan(&kind, &done.From, &done.To, &maxOID, &text); err != nil {
+		if err := rows.Scan(&kind, &done.From, &done.FromSub, &done.To, &done.ToSub, &maxOID, &text); err != nil {
 			return fmt.Errorf("read what the run has done: %w", err)
 		}
 		var result dest.Result
 		if err := json.Unmarshal([]byte(text), &result); err != nil {
-			return fmt.Errorf("read the result of chunk %d-%d: %w", done.From, done.To, err)
+			return fmt.Errorf("read the result of chunk %v: %w", done, err)
 		}
 		if Kind(kind) == Load {
 			r.Done = append(r.Done, done)
@@ -249,24 +288,54 @@ func (t Tables) readDone(ctx context.Context, q Querier, r *Record) error {
 	return nil
 }
 
-// Chunk returns the result of a range if it is done, nil if not.
+// subColumns are the columns for the second numbers of a range, or what stands
+// for them where an earlier release has made the table and nothing may be written.
+func (t Tables) subColumns(ctx context.Context, q Querier) (sub [2]string, err error) {
+	var present bool
+	err = q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass($1::text) AND attname = 'from_sub')`, t.Chunk).Scan(&present)
+	switch {
+	case err != nil:
+		return sub, fmt.Errorf("read what the run has done: %w", err)
+	case present:
+		return [2]string{"from_sub", "to_sub"}, nil
+	}
+	return [2]string{"0::int8", "0::int8"}, nil
+}
+
+// Loaded returns the ranges of the load that are done.
+func (t Tables) Loaded(ctx context.Context, q Querier) ([]source.Range, error) {
+	rows, err := q.Query(ctx, `SELECT range_from, from_sub, range_to, to_sub FROM `+t.Chunk+` WHERE kind = $1::text`, string(Load))
+	if err != nil {
+		return nil, fmt.Errorf("read what the run has done: %w", err)
+	}
+	done, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r source.Range, err error) {
+		err = row.Scan(&r.From, &r.FromSub, &r.To, &r.ToSub)
+		return r, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what the run has done: %w", err)
+	}
+	return done, nil
+}
+
+// ChunkResult returns the result of a range if it is done, nil if not.
 func (t Tables) ChunkResult(ctx context.Context, q Querier, kind Kind, r source.Range) (*dest.Result, error) {
-	var to int64
+	recorded := source.Range{From: r.From, FromSub: r.FromSub}
 	var text string
-	err := q.QueryRow(ctx, `SELECT range_to, result::text FROM `+t.Chunk+` WHERE kind = $1::text AND range_from = $2::int8`,
-		string(kind), r.From).Scan(&to, &text)
+	err := q.QueryRow(ctx, `SELECT range_to, to_sub, result::text FROM `+t.Chunk+` WHERE kind = $1::text AND range_from = $2::int8 AND from_sub = $3::int8`,
+		string(kind), r.From, r.FromSub).Scan(&recorded.To, &recorded.ToSub, &text)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look whether chunk %d-%d is done: %w", r.From, r.To, err)
+		return nil, fmt.Errorf("look whether chunk %v is done: %w", r, err)
 	}
-	if to != r.To {
-		return nil, fmt.Errorf("chunk %d-%d is recorded as %d-%d: the source is cut in another way than before", r.From, r.To, r.From, to)
+	if recorded != r {
+		return nil, fmt.Errorf("chunk %v is recorded as %v: the source is cut in another way than before", r, recorded)
 	}
 	result := new(dest.Result)
 	if err := json.Unmarshal([]byte(text), result); err != nil {
-		return nil, fmt.Errorf("read the result of chunk %d-%d: %w", r.From, r.To, err)
+		return nil, fmt.Errorf("read the result of chunk %v: %w", r, err)
 	}
 	return result, nil
 }
@@ -276,17 +345,19 @@ func (t Tables) ChunkResult(ctx context.Context, q Querier, kind Kind, r source.
 func (t Tables) ChunkSQL(kind Kind, r source.Range, maxOID int64, result *dest.Result) (string, error) {
 	text, err := json.Marshal(result)
 	if err != nil {
-		return "", fmt.Errorf("note chunk %d-%d: %w", r.From, r.To, err)
+		return "", fmt.Errorf("note chunk %v: %w", r, err)
 	}
-	return fmt.Sprintf("INSERT INTO %s VALUES ('%s', %d, %d, %d, %s)", t.Chunk, kind, r.From, r.To, maxOID, Literal(string(text))), nil
+	return fmt.Sprintf("INSERT INTO %s (kind, range_from, from_sub, range_to, to_sub, max_oid, result) VALUES ('%s', %d, %d, %d, %d, %d, %s)",
+		t.Chunk, kind, r.From, r.FromSub, r.To, r.ToSub, maxOID, Literal(string(text))), nil
 }
 
 // RejectColumns is what COPY takes for Tables.Reject.
 const RejectColumns = "(pos, oid, tid, class, reason, data)"
 
-// Rejects calls fn for every reject, oldest position first.
+// Rejects calls fn for every reject, oldest position first; by oid and tid where
+// there are none.
 func (t Tables) Rejects(ctx context.Context, q Querier, fn func(*dest.Reject) error) error {
-	rows, err := q.Query(ctx, `SELECT pos, oid, tid, class, reason, data FROM `+t.Reject+` ORDER BY pos`)
+	rows, err := q.Query(ctx, `SELECT pos, oid, tid, class, reason, data FROM `+t.Reject+` ORDER BY pos, oid, tid`)
 	if err != nil {
 		return fmt.Errorf("read the rejects: %w", err)
 	}

@@ -33,7 +33,7 @@ func (s *session) lookAgain(ctx context.Context, src source.Source, phase dest.P
 		return err
 	}
 	defer w.Close()
-	after := int64(-1)
+	var after *source.Record
 	for again := false; ; {
 		next, err := w.lookBehind(ctx, after, phase)
 		switch {
@@ -65,13 +65,14 @@ func (s *session) readTotals(ctx context.Context) error {
 	})
 }
 
-// lookBehind looks for the next missing blobs behind a position and returns that
-// of the last one.
-func (w *writer) lookBehind(ctx context.Context, after int64, phase dest.Phase) (last int64, err error) {
+// lookBehind looks for the next missing blobs behind that of a record and returns
+// the last one's.
+func (w *writer) lookBehind(ctx context.Context, after *source.Record, phase dest.Phase) (last *source.Record, err error) {
 	records, err := w.s.tables.MissingAfter(ctx, w.conn, after, lookBatch)
 	if err != nil || len(records) == 0 {
 		return after, err
 	}
+	last = &records[len(records)-1]
 	r := &w.rows
 	r.start(&source.Chunk{Records: records}, w.s.plan.Options.HistoryPreserving)
 	defer r.stop()
@@ -84,11 +85,11 @@ func (w *writer) lookBehind(ctx context.Context, after int64, phase dest.Phase) 
 			return after, err
 		}
 		if len(r.blobs.found) == 0 {
-			return records[len(records)-1].Pos, nil
+			return last, nil
 		}
 		err := w.writeFound(ctx, phase)
 		if err == nil {
-			return records[len(records)-1].Pos, nil
+			return last, nil
 		}
 		if !w.conn.IsClosed() && w.conn.PgConn().TxStatus() != 'I' {
 			_ = w.exec(context.WithoutCancel(ctx), "ROLLBACK")
@@ -105,15 +106,18 @@ func (w *writer) lookBehind(ctx context.Context, after int64, phase dest.Phase) 
 // others: why they are missing may have changed.
 func (w *writer) writeFound(ctx context.Context, phase dest.Phase) error {
 	r, s := &w.rows, w.s
-	positions := make([]int64, len(r.chunk.Records))
+	n := len(r.chunk.Records)
+	positions, oids, tids := make([]int64, n), make([]int64, n), make([]int64, n)
 	for i := range r.chunk.Records {
-		positions[i] = r.chunk.Records[i].Pos
+		record := &r.chunk.Records[i]
+		positions[i], oids[i], tids[i] = record.Pos, int64(record.OID), int64(record.TID)
 	}
 	// Nothing looks for them once more: what is found must not be forgotten.
 	if err := w.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on; "+s.tables.Fence(s.record, phase)); err != nil {
 		return err
 	}
-	tag, err := w.conn.Exec(ctx, `DELETE FROM `+s.tables.Missing+` WHERE pos = ANY ($1::int8[])`, positions)
+	tag, err := w.conn.Exec(ctx, `DELETE FROM `+s.tables.Missing+` m USING unnest($1::int8[], $2::int8[], $3::int8[]) d (pos, oid, tid)
+		WHERE m.pos = d.pos AND m.oid = d.oid AND m.tid = d.tid`, positions, oids, tids)
 	if err != nil {
 		return fmt.Errorf("note which blobs were found: %w", err)
 	}

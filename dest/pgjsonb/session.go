@@ -457,7 +457,7 @@ func (s *session) continueRun(ctx context.Context, r *watermark.Record) error {
 	if err := s.dest.takeOver(ctx, s.control, s.tables, r, s.plan.Tool); err != nil {
 		return err
 	}
-	if err := s.tables.EnsureBlobs(ctx, s.control); err != nil {
+	if err := s.tables.Ensure(ctx, s.control); err != nil {
 		return err
 	}
 	// Only now nothing of the earlier generation can be committed any more.

@@ -103,7 +103,7 @@ func stopped(c *source.Chunk, err error) error {
 	if strings.HasPrefix(code(err), "53") {
 		return fmt.Errorf("PostgreSQL has run out of a resource: %s; make room and go on with --incremental", serverMessage(err))
 	}
-	return fmt.Errorf("write chunk %d-%d: %w", c.Range.From, c.Range.To, err)
+	return fmt.Errorf("write chunk %v: %w", c.Range, err)
 }
 
 // settle connects again after the connection was lost and finds out whether the
@@ -143,16 +143,9 @@ func (w *writer) settle(ctx context.Context, c *source.Chunk, cause error) (*des
 func (s *session) stillThere(ctx context.Context) error {
 	return s.withControl(ctx, func(conn *pgx.Conn) error {
 		written := s.noted() // before the look: other writers go on meanwhile
-		rows, err := conn.Query(ctx, `SELECT range_from, range_to FROM `+s.tables.Chunk+` WHERE kind = 'load'`)
+		done, err := s.tables.Loaded(ctx, conn)
 		if err != nil {
-			return fmt.Errorf("read what the run has done: %w", err)
-		}
-		done, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r source.Range, err error) {
-			err = row.Scan(&r.From, &r.To)
-			return r, err
-		})
-		if err != nil {
-			return fmt.Errorf("read what the run has done: %w", err)
+			return err
 		}
 		return remembers(done, written)
 	})
@@ -507,7 +500,7 @@ func (r *recordRows) encode(ctx context.Context, record *source.Record, index in
 	if err != nil {
 		var rejected *jsonb.RejectError
 		if !errors.As(err, &rejected) {
-			return nil, 0, nil, fmt.Errorf("encode oid %v, tid %v at %d: %w", record.OID, record.TID, record.Pos, err)
+			return nil, 0, nil, fmt.Errorf("encode oid %v, tid %v%s: %w", record.OID, record.TID, place(record.Pos), err)
 		}
 		return nil, 0, &reject{index, rejected.Class, rejected.Reason}, nil
 	}
@@ -525,6 +518,14 @@ func (r *recordRows) encode(ctx context.Context, record *source.Record, index in
 		return nil, 0, &reject{index, className(row.Module, row.Name), reason}, nil
 	}
 	return row, len(data), nil, nil
+}
+
+// place says where a record stands, if the source has positions.
+func place(pos int64) string {
+	if pos == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" at %d", pos)
 }
 
 func className(module, name []byte) string { return string(module) + "." + string(name) }
