@@ -38,13 +38,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"runtime"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,6 +52,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 )
 
 // Superuser is the bootstrap role of every server, Password its password over
@@ -70,11 +69,11 @@ type Server struct {
 	socketDir string
 	port      int
 	settings  []string
-	cred      *syscall.Credential
+	user      *throwaway.User
 	databases atomic.Int64
 
 	mu      sync.Mutex
-	process *process // nil: stopped
+	process *throwaway.Server // nil: stopped
 }
 
 // Option changes how a server is made.
@@ -102,22 +101,13 @@ func Start(tb testing.TB, opts ...Option) *Server {
 	tb.Helper()
 	s, err := start(opts)
 	if errors.Is(err, errNoPostgreSQL) {
-		missing(tb, err)
+		throwaway.Missing(tb, err)
 	}
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.remove)
 	return s
-}
-
-func missing(tb testing.TB, err error) {
-	tb.Helper()
-	if os.Getenv("CI") == "true" {
-		tb.Fatal(err)
-	}
-	fmt.Fprintf(os.Stderr, "SKIPPED %s: %v\n", tb.Name(), err)
-	tb.Skip(err)
 }
 
 // Shared is one server for all tests of a package, started by the first that
@@ -142,7 +132,7 @@ func (s *Shared) Server(tb testing.TB) *Server {
 	tb.Helper()
 	_, _ = s.Start()
 	if errors.Is(s.err, errNoPostgreSQL) {
-		missing(tb, s.err)
+		throwaway.Missing(tb, s.err)
 	}
 	if s.err != nil {
 		tb.Fatal(s.err)
@@ -161,25 +151,18 @@ var errNoPostgreSQL = errors.New("pgtest: no PostgreSQL server binaries (initdb,
 
 // BinDir returns the folder of the server's binaries.
 func BinDir() (string, error) {
-	if dir := os.Getenv("PGTEST_BINDIR"); dir != "" {
-		if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
-			return "", fmt.Errorf("pgtest: PGTEST_BINDIR: %w", err)
-		}
-		return dir, nil
+	chosen := os.Getenv("PGTEST_BINDIR")
+	if chosen != "" {
+		chosen = filepath.Join(chosen, "initdb")
 	}
-	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if len(dirs) > 0 {
-		version := func(i int) int {
-			n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(dirs[i]))))
-			return n
-		}
-		sort.Slice(dirs, func(i, j int) bool { return version(i) > version(j) })
-		return filepath.Dir(dirs[0]), nil
+	initdb, err := throwaway.Find(chosen, []string{"/usr/lib/postgresql/*/bin"}, "initdb")
+	if errors.Is(err, throwaway.ErrNotFound) {
+		return "", errNoPostgreSQL
 	}
-	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path), nil
+	if err != nil {
+		return "", fmt.Errorf("pgtest: PGTEST_BINDIR: %w", err)
 	}
-	return "", errNoPostgreSQL
+	return filepath.Dir(initdb), nil
 }
 
 func start(opts []Option) (_ *Server, err error) {
@@ -195,12 +178,11 @@ func start(opts []Option) (_ *Server, err error) {
 		return nil, err
 	}
 	s := &Server{bin: bin}
-	if s.cred, err = serverUser(); err != nil {
-		return nil, err
+	// PostgreSQL refuses to run as root.
+	if s.user, err = throwaway.Unprivileged("postgres"); err != nil {
+		return nil, fmt.Errorf("pgtest: %w", err)
 	}
-	// The path of a unix socket has room for about 100 bytes, which a test's own
-	// temporary folder can exceed.
-	if s.dir, err = os.MkdirTemp("/tmp", "pgtest"); err != nil {
+	if s.dir, err = s.user.Dir("pgtest"); err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}
 	defer func() {
@@ -209,15 +191,6 @@ func start(opts []Option) (_ *Server, err error) {
 		}
 	}()
 	s.socketDir = s.dir
-	if s.cred != nil {
-		if err := os.Chown(s.dir, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
-			return nil, fmt.Errorf("pgtest: %w", err)
-		}
-		// The tests, running as root, are not the owner.
-		if err := os.Chmod(s.dir, 0o755); err != nil {
-			return nil, fmt.Errorf("pgtest: %w", err)
-		}
-	}
 	if err := s.initdb(o); err != nil {
 		return nil, err
 	}
@@ -226,38 +199,14 @@ func start(opts []Option) (_ *Server, err error) {
 		"listen_addresses=127.0.0.1", "unix_socket_directories=" + s.socketDir,
 		"log_statement=none", "log_line_prefix=%m [%p] %a ",
 	}, o.settings...)
-	// Between choosing a port and using it somebody else may take it.
-	for try := 0; ; try++ {
-		if s.port, err = freePort(); err != nil {
-			return nil, fmt.Errorf("pgtest: %w", err)
-		}
-		if err = s.Run(); err == nil {
-			return s, nil
-		}
-		if try == 4 {
-			return nil, err
-		}
-	}
-}
-
-// serverUser says as whom the server runs; nil is the current user.
-func serverUser() (*syscall.Credential, error) {
-	if os.Getuid() != 0 {
-		return nil, nil
-	}
-	u, err := user.Lookup("postgres")
+	err = throwaway.OnFreePort(func(port int) error {
+		s.port = port
+		return s.Run()
+	})
 	if err != nil {
-		return nil, fmt.Errorf("pgtest: PostgreSQL does not run as root: %w", err)
+		return nil, err
 	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("pgtest: uid of user postgres: %w", err)
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("pgtest: gid of user postgres: %w", err)
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	return s, nil
 }
 
 func (s *Server) dataDir() string { return filepath.Join(s.dir, "data") }
@@ -273,20 +222,11 @@ func (s *Server) initdb(o options) error {
 		"--encoding="+o.encoding, "--locale="+o.locale, "--pgdata="+s.dataDir())
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred}
+	s.user.Run(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("pgtest: initdb: %w\n%s", err, out)
 	}
 	return nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // Run starts the server again after Stop. It waits until connections are taken.
@@ -300,50 +240,28 @@ func (s *Server) Run() error {
 	for _, set := range s.settings {
 		args = append(args, "-c", set)
 	}
-	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return fmt.Errorf("pgtest: %w", err)
-	}
 	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = childAttr(s.cred)
-	p, err := spawn(cmd)
-	log.Close()
+	s.user.Run(cmd)
+	p, err := throwaway.Start(cmd, s.logFile(), syscall.SIGQUIT)
 	if err != nil {
 		return fmt.Errorf("pgtest: start PostgreSQL: %w", err)
 	}
-	if err := s.waitReady(p); err != nil {
-		p.stop(syscall.SIGQUIT)
-		return err
+	if err := p.Wait(s.answers); err != nil {
+		p.Stop(syscall.SIGQUIT, syscall.SIGQUIT)
+		return fmt.Errorf("pgtest: %w", err)
 	}
 	s.process = p
 	return nil
 }
 
-func (s *Server) waitReady(p *process) error {
-	deadline := time.Now().Add(time.Minute)
-	for {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		conn, err := pgconn.Connect(ctx, s.DSN("postgres"))
-		if err == nil {
-			err = conn.Close(ctx)
-		}
-		cancel()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-p.done:
-			return fmt.Errorf("pgtest: PostgreSQL ended while starting: %v\n%s", p.err, s.logTail())
-		default:
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("pgtest: PostgreSQL does not take connections: %w\n%s", err, s.logTail())
-		}
-		time.Sleep(20 * time.Millisecond)
+func (s *Server) answers(ctx context.Context) error {
+	conn, err := pgconn.Connect(ctx, s.DSN("postgres"))
+	if err != nil {
+		return err
 	}
+	return conn.Close(ctx)
 }
 
 // Stop stops the server: "smart", "fast" or "immediate", as pg_ctl names them.
@@ -360,7 +278,7 @@ func (s *Server) Stop(mode string) error {
 	if s.process == nil {
 		return nil
 	}
-	s.process.stop(sig)
+	s.process.Stop(sig, syscall.SIGQUIT)
 	s.process = nil
 	return nil
 }
@@ -381,21 +299,7 @@ func (s *Server) remove() {
 func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
 
 // Log returns what the server has logged.
-func (s *Server) Log() string {
-	b, err := os.ReadFile(s.logFile())
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
-}
-
-func (s *Server) logTail() string {
-	lines := bytes.Split([]byte(strings.TrimSpace(s.Log())), []byte("\n"))
-	if len(lines) > 20 {
-		lines = lines[len(lines)-20:]
-	}
-	return string(bytes.Join(lines, []byte("\n")))
-}
+func (s *Server) Log() string { return throwaway.Log(s.logFile()) }
 
 // Dir is where the server's files are; DataDir within it is the cluster.
 func (s *Server) Dir() string { return s.dir }
@@ -498,39 +402,4 @@ func (s *Server) Schema(tb testing.TB, dsn string) string {
 		keep = append(keep, line)
 	}
 	return strings.Join(keep, "")
-}
-
-// process is a child that is waited for by a goroutine of its own.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error
-}
-
-// spawn starts cmd from a goroutine that keeps its thread until the child ends:
-// a parent-death signal is sent when the thread that started the child ends.
-func spawn(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			p.err = cmd.Wait()
-			close(p.done)
-		}
-	}()
-	return p, <-started
-}
-
-func (p *process) stop(sig syscall.Signal) {
-	_ = p.cmd.Process.Signal(sig)
-	select {
-	case <-p.done:
-	case <-time.After(30 * time.Second):
-		_ = p.cmd.Process.Signal(syscall.SIGQUIT)
-		<-p.done
-	}
 }

@@ -27,23 +27,22 @@
 package s3test
 
 import (
-	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
+
+	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 )
 
 // Region is that of every server.
@@ -64,7 +63,7 @@ type Server struct {
 	buckets     atomic.Int64
 
 	mu      sync.Mutex
-	process *process // nil: stopped
+	process *throwaway.Server // nil: stopped
 }
 
 // Option changes how a server is made.
@@ -81,22 +80,13 @@ func Start(tb testing.TB, opts ...Option) *Server {
 	tb.Helper()
 	s, err := start(opts)
 	if errors.Is(err, errNoServer) {
-		missing(tb, err)
+		throwaway.Missing(tb, err)
 	}
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.remove)
 	return s
-}
-
-func missing(tb testing.TB, err error) {
-	tb.Helper()
-	if os.Getenv("CI") == "true" {
-		tb.Fatal(err)
-	}
-	fmt.Fprintf(os.Stderr, "SKIPPED %s: %v\n", tb.Name(), err)
-	tb.Skip(err)
 }
 
 // Shared is one server for all tests of a package, started by the first that
@@ -114,7 +104,7 @@ func (s *Shared) Server(tb testing.TB) *Server {
 	tb.Helper()
 	s.once.Do(func() { s.server, s.err = start(s.Options) })
 	if errors.Is(s.err, errNoServer) {
-		missing(tb, s.err)
+		throwaway.Missing(tb, s.err)
 	}
 	if s.err != nil {
 		tb.Fatal(s.err)
@@ -133,31 +123,18 @@ var errNoServer = errors.New("s3test: no S3 server (versitygw) found; run script
 
 // Binary returns the path of the server's binary.
 func Binary() (string, error) {
-	if path := os.Getenv("VERSITYGW"); path != "" {
-		if _, err := os.Stat(path); err != nil {
-			return "", fmt.Errorf("s3test: VERSITYGW: %w", err)
-		}
-		return path, nil
-	}
-	dir, err := os.Getwd()
+	places, err := throwaway.Above(filepath.Join(".cache", "bin"))
 	if err != nil {
 		return "", fmt.Errorf("s3test: %w", err)
 	}
-	for {
-		path := filepath.Join(dir, ".cache", "bin", "versitygw")
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			break
-		}
-		dir = parent
+	path, err := throwaway.Find(os.Getenv("VERSITYGW"), places, "versitygw")
+	if errors.Is(err, throwaway.ErrNotFound) {
+		return "", errNoServer
 	}
-	if path, err := exec.LookPath("versitygw"); err == nil {
-		return path, nil
+	if err != nil {
+		return "", fmt.Errorf("s3test: VERSITYGW: %w", err)
 	}
-	return "", errNoServer
+	return path, nil
 }
 
 func start(opts []Option) (_ *Server, err error) {
@@ -189,27 +166,14 @@ func start(opts []Option) (_ *Server, err error) {
 		}
 		s.CAFile = s.tls.caFile
 	}
-	// Between choosing a port and using it somebody else may take it.
-	for try := 0; ; try++ {
-		if s.port, err = freePort(); err != nil {
-			return nil, fmt.Errorf("s3test: %w", err)
-		}
-		if err = s.Run(); err == nil {
-			return s, nil
-		}
-		if try == 4 {
-			return nil, err
-		}
-	}
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	err = throwaway.OnFreePort(func(port int) error {
+		s.port = port
+		return s.Run()
+	})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return s, nil
 }
 
 // Run starts the server again after Stop, on the same port. It waits until
@@ -220,24 +184,23 @@ func (s *Server) Run() error {
 	if s.process != nil {
 		return nil
 	}
-	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return fmt.Errorf("s3test: %w", err)
-	}
 	cmd := exec.Command(s.binary, s.arguments()...)
 	cmd.Dir = s.dir
 	// Keys in the environment, not in the process title.
 	cmd.Env = append(serverEnvironment(), "ROOT_ACCESS_KEY_ID="+s.AccessKey, "ROOT_SECRET_ACCESS_KEY="+s.SecretKey)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = childAttr()
-	p, err := spawn(cmd)
-	log.Close()
+	transport, err := s.transport()
+	if err != nil {
+		return fmt.Errorf("s3test: %w", err)
+	}
+	defer transport.CloseIdleConnections()
+	p, err := throwaway.Start(cmd, s.logFile(), syscall.SIGKILL)
 	if err != nil {
 		return fmt.Errorf("s3test: start versitygw: %w", err)
 	}
-	if err := s.waitReady(p); err != nil {
-		p.kill()
-		return err
+	client := http.Client{Transport: transport}
+	if err := p.Wait(func(ctx context.Context) error { return s.answers(ctx, &client) }); err != nil {
+		p.Kill()
+		return fmt.Errorf("s3test: %w", err)
 	}
 	s.process = p
 	return nil
@@ -271,33 +234,20 @@ func serverEnvironment() []string {
 	return env
 }
 
-func (s *Server) waitReady(p *process) error {
-	transport, err := s.transport()
+func (s *Server) answers(ctx context.Context, client *http.Client) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL()+"/-/health", nil)
 	if err != nil {
-		return fmt.Errorf("s3test: %w", err)
+		return err
 	}
-	defer transport.CloseIdleConnections()
-	client := http.Client{Transport: transport, Timeout: 5 * time.Second}
-	deadline := time.Now().Add(time.Minute)
-	for {
-		response, err := client.Get(s.URL() + "/-/health")
-		if err == nil {
-			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return nil
-			}
-			err = errors.New(response.Status)
-		}
-		select {
-		case <-p.done:
-			return fmt.Errorf("s3test: versitygw ended while starting: %v\n%s", p.err, s.Log())
-		default:
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("s3test: versitygw does not answer: %w\n%s", err, s.Log())
-		}
-		time.Sleep(20 * time.Millisecond)
+	response, err := client.Do(request)
+	if err != nil {
+		return err
 	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
 }
 
 // Stop kills the server, as a crash would. Stopping a stopped server does
@@ -306,7 +256,7 @@ func (s *Server) Stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.process != nil {
-		s.process.kill()
+		s.process.Kill()
 		s.process = nil
 	}
 }
@@ -319,13 +269,7 @@ func (s *Server) remove() {
 func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
 
 // Log returns what the server has printed.
-func (s *Server) Log() string {
-	b, err := os.ReadFile(s.logFile())
-	if err != nil {
-		return err.Error()
-	}
-	return string(bytes.TrimSpace(b))
-}
+func (s *Server) Log() string { return throwaway.Log(s.logFile()) }
 
 // Dir is where the server keeps the buckets, each a folder.
 func (s *Server) Dir() string { return filepath.Join(s.dir, "buckets") }
@@ -342,34 +286,4 @@ func (s *Server) URL() string {
 		return "https://" + s.Addr()
 	}
 	return "http://" + s.Addr()
-}
-
-// process is a child that is waited for by a goroutine of its own.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error
-}
-
-// spawn starts cmd from a goroutine that keeps its thread until the child ends:
-// a parent-death signal is sent when the thread that started the child ends.
-func spawn(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			p.err = cmd.Wait()
-			close(p.done)
-		}
-	}()
-	return p, <-started
-}
-
-func (p *process) kill() {
-	_ = p.cmd.Process.Signal(syscall.SIGKILL)
-	<-p.done
 }

@@ -1,5 +1,0 @@
-package s3test
-
-import "syscall"
-
-func childAttr() *syscall.SysProcAttr { return nil }
