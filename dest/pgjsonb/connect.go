@@ -4,18 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/pgserver"
 )
 
 // connector opens connections to one database.
@@ -53,70 +50,22 @@ func (c *connector) waiting(err error, wait time.Duration) {
 	c.tell(fmt.Sprintf("%s is away: %s; waiting up to %v for it", c.name(), serverMessage(err), wait))
 }
 
-// clientOnly are libpq's parameters that are meant for the client. pgx hands
-// what it does not know to the server, which would refuse them.
-var clientOnly = []string{
-	"fallback_application_name", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
-	"tcp_user_timeout", "gssencmode", "gsslib", "gssdelegation", "requiressl", "sslcompression", "sslcrl", "sslcrldir",
-	"ssl_min_protocol_version", "ssl_max_protocol_version", "requirepeer", "load_balance_hosts", "replication",
-	"hostaddr", "require_auth", "sslcertmode", "channel_binding",
-}
-
-// connectTimeout is how long one attempt to connect may take, if the
-// connection string does not say.
-const connectTimeout = 15 * time.Second
-
 func newConnector(dsn string) (*connector, error) {
-	config, err := pgx.ParseConfig(dsn)
+	config, err := pgserver.Parse(dsn)
 	if err != nil {
 		return nil, &dest.RefusedError{
-			Reason: "the connection string of the destination cannot be read: " + parseReason(err),
-			Hint:   `it is written as libpq takes it: "dbname=zodb user=zodb host=localhost port=5432" or "postgresql://zodb@localhost:5432/zodb"`,
+			Reason: "the connection string of the destination cannot be read: " + err.Error(),
+			Hint:   pgserver.DSNHint,
 		}
 	}
-	hostaddr := config.RuntimeParams["hostaddr"]
-	for _, name := range clientOnly {
-		delete(config.RuntimeParams, name)
-	}
-	if hostaddr != "" {
-		// The name stays what certificates are checked against.
-		config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{hostaddr}, nil }
-	}
-	config.RuntimeParams["client_encoding"] = "UTF8"
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = connectTimeout
-	}
-	// Without keepalives a connection that a firewall has forgotten is noticed
-	// only after hours.
-	config.DialFunc = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
-	// Named prepared statements do not survive a pooler; ours run once anyway.
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	return &connector{config: config}, nil
-}
-
-// parseReason is the cause of a parse error without the connection string,
-// which may hold a password.
-func parseReason(err error) string {
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) {
-		if cause := errors.Unwrap(parse); cause != nil {
-			return sentence(cause.Error())
-		}
-		return "it has an error"
-	}
-	return "it has an error"
 }
 
 func (c *connector) name() string {
 	return fmt.Sprintf("PostgreSQL database %q on %s", c.config.Database, c.address())
 }
 
-func (c *connector) address() string {
-	if strings.HasPrefix(c.config.Host, "/") {
-		return fmt.Sprintf("%s (port %d)", c.config.Host, c.config.Port)
-	}
-	return net.JoinHostPort(c.config.Host, fmt.Sprint(c.config.Port))
-}
+func (c *connector) address() string { return pgserver.Address(&c.config.Config) }
 
 // settings make a session independent of what a role, a database or the server
 // sets for its users. Not every release knows all of them.
@@ -162,40 +111,17 @@ func (c *connector) open(ctx context.Context, application string) (*pgx.Conn, er
 
 // explain turns an error of connecting into a sentence.
 func (c *connector) explain(err error) error {
+	reason, hint := pgserver.Explain(&c.config.Config, err)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		return c.explainServer(pg, err)
-	}
-	where := c.address()
-	reason := fmt.Sprintf("PostgreSQL at %s cannot be reached: %s", where, rootCause(err))
-	hint := "check host and port of the connection string, and that the server runs and listens there"
-	var dns *net.DNSError
-	switch {
-	case errors.As(err, &dns):
-		reason = fmt.Sprintf("the host %q of the connection string is not known: %s", dns.Name, dns.Err)
-		hint = ""
-	case errors.Is(err, context.DeadlineExceeded):
-		reason = fmt.Sprintf("PostgreSQL at %s does not answer", where)
-	case strings.Contains(err.Error(), "tls:") || strings.Contains(err.Error(), "x509:"):
-		reason = fmt.Sprintf("no trusted TLS connection to PostgreSQL at %s: %s", where, rootCause(err))
-		hint = "check sslmode and sslrootcert of the connection string"
+		switch pg.Code {
+		case "3D000":
+			hint = fmt.Sprintf("create it: createdb --encoding=UTF8 --template=template0 --owner=%s %s", c.config.User, c.config.Database)
+		case "53300":
+			hint = "use fewer workers, or raise max_connections"
+		}
 	}
 	return &connectError{refused: &dest.RefusedError{Reason: reason, Hint: hint}, err: err}
-}
-
-func (c *connector) explainServer(pg *pgconn.PgError, err error) error {
-	e := &dest.RefusedError{Reason: fmt.Sprintf("PostgreSQL at %s refuses the connection: %s", c.address(), sentence(pg.Message))}
-	switch pg.Code {
-	case "28P01", "28000":
-		e.Reason = fmt.Sprintf("PostgreSQL at %s does not let user %q in: %s", c.address(), c.config.User, sentence(pg.Message))
-		e.Hint = "check the password (in the connection string, PGPASSWORD or ~/.pgpass) and the server's pg_hba.conf"
-	case "3D000":
-		e.Reason = fmt.Sprintf("there is no database %q on PostgreSQL at %s", c.config.Database, c.address())
-		e.Hint = fmt.Sprintf("create it: createdb --encoding=UTF8 --template=template0 --owner=%s %s", c.config.User, c.config.Database)
-	case "53300":
-		e.Hint = "use fewer workers, or raise max_connections"
-	}
-	return &connectError{refused: e, err: err}
 }
 
 // connectError shows the sentence and keeps the cause.
@@ -206,27 +132,6 @@ type connectError struct {
 
 func (e *connectError) Error() string   { return e.refused.Error() }
 func (e *connectError) Unwrap() []error { return []error{e.refused, e.err} }
-
-// rootCause is the innermost error, which says what the operating system said.
-func rootCause(err error) string {
-	for {
-		switch u := err.(type) {
-		case interface{ Unwrap() error }:
-			if u.Unwrap() == nil {
-				return sentence(err.Error())
-			}
-			err = u.Unwrap()
-		case interface{ Unwrap() []error }:
-			all := u.Unwrap()
-			if len(all) == 0 {
-				return sentence(err.Error())
-			}
-			err = all[0]
-		default:
-			return sentence(err.Error())
-		}
-	}
-}
 
 // otherError is one that is not of PostgreSQL, however much it may look like a
 // connection that was lost: a file system that is gone, S3 that takes no
@@ -253,23 +158,7 @@ func isElsewhere(err error) bool {
 
 // lost tells whether an error means that the connection or the server went
 // away, so that it makes sense to connect again.
-func lost(err error) bool {
-	if err == nil || errors.Is(err, context.Canceled) || isElsewhere(err) {
-		return false
-	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		switch pg.Code {
-		case "57P01", "57P02", "57P03", "57P05", "53300":
-			return true
-		}
-		return strings.HasPrefix(pg.Code, "08")
-	}
-	var network net.Error
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		errors.Is(err, syscall.ENOENT) || errors.As(err, &network) || pgconn.SafeToRetry(err)
-}
+func lost(err error) bool { return !isElsewhere(err) && pgserver.Lost(err) }
 
 // reopen connects again to a server that went away, and gives up after wait.
 func (c *connector) reopen(ctx context.Context, application string, wait time.Duration) (*pgx.Conn, error) {

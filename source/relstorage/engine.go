@@ -45,7 +45,7 @@ type conn interface {
 	// blobChunks.
 	readBlob(ctx context.Context, b *storedBlob, p []byte, off int64) (n int, err error)
 
-	// close ends the connection, at once.
+	// close ends the connection, at once. It may be called again.
 	close() error
 }
 

@@ -2,6 +2,16 @@
 // MariaDB or SQLite.
 package relstorage
 
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	"github.com/zodb-convert/zodb-convert/source"
+)
+
 // Kind is the Identity.Kind of this source.
 const Kind = "relstorage"
 
@@ -25,7 +35,7 @@ type Options struct {
 	// Connections is how many of them read at a time, at least 1; a few more are
 	// used for blobs.
 	Connections int
-	// Wait is told of what is waited for, if it is not nil.
+	// Note is told of what is waited for, if it is not nil.
 	Note func(text string)
 }
 
@@ -54,3 +64,115 @@ type MySQL struct {
 type SQLite struct {
 	DataDir string
 }
+
+// Source is an open RelStorage. It implements source.Table.
+type Source struct {
+	opts    Options
+	engine  engine
+	history bool   // the schema keeps history
+	tables  tables // what the schema has
+
+	mu   sync.Mutex // guards view
+	view *view      // nil before Scan and after Idle
+
+	scan *scan // of the last Scan; nil before it
+}
+
+// Open connects to the database and looks at its schema. Nothing is written.
+func Open(ctx context.Context, opts Options) (*Source, error) {
+	opts.Connections = max(opts.Connections, 1)
+	if opts.BlobDir != "" {
+		if abs, err := filepath.Abs(opts.BlobDir); err == nil {
+			opts.BlobDir = abs
+		}
+	}
+	e, err := newEngine(&opts)
+	if err != nil {
+		return nil, err
+	}
+	s := &Source{opts: opts, engine: e}
+	if err := s.look(ctx); err != nil {
+		e.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func newEngine(opts *Options) (engine, error) {
+	switch {
+	case opts.PostgreSQL != nil && opts.MySQL == nil && opts.SQLite == nil:
+		return newPostgreSQL(opts)
+	case opts.MySQL != nil && opts.PostgreSQL == nil && opts.SQLite == nil:
+		return newMySQL(opts)
+	case opts.SQLite != nil && opts.PostgreSQL == nil && opts.MySQL == nil:
+		return newSQLite(opts)
+	}
+	return nil, errors.New("relstorage: Options need exactly one of PostgreSQL, MySQL and SQLite")
+}
+
+// look checks the schema, in a view of its own.
+func (s *Source) look(ctx context.Context) error {
+	v, err := s.newView(ctx, 1)
+	if err != nil {
+		return err
+	}
+	defer v.close()
+	return v.do(ctx, func(c conn) error { return s.checkSchema(ctx, c) })
+}
+
+// Idle lets go of the view.
+func (s *Source) Idle() {
+	s.mu.Lock()
+	v := s.view
+	s.view = nil
+	s.mu.Unlock()
+	if v != nil {
+		v.close()
+	}
+}
+
+// Close ends all connections.
+func (s *Source) Close() error {
+	s.Idle()
+	return s.engine.close()
+}
+
+// errNotScanned is a mistake of the caller.
+var errNotScanned = errors.New("relstorage: Scan must succeed before the database is read, and Idle ends that")
+
+// scanned gives the view of the last Scan.
+func (s *Source) scanned() (*view, *scan, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.view == nil || s.scan == nil {
+		return nil, nil, errNotScanned
+	}
+	return s.view, s.scan, nil
+}
+
+// borrow calls fn with a connection of the view, or of a view of its own where
+// none is open.
+func (s *Source) borrow(ctx context.Context, fn func(conn) error) error {
+	s.mu.Lock()
+	v := s.view
+	s.mu.Unlock()
+	if v == nil {
+		own, err := s.newView(ctx, 1)
+		if err != nil {
+			return err
+		}
+		defer own.close()
+		v = own
+	}
+	return v.do(ctx, fn)
+}
+
+// failed makes an error of the server a sentence that names the database.
+func (s *Source) failed(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %s: %w", s.engine.name(), what, err)
+}
+
+var _ source.Table = (*Source)(nil)

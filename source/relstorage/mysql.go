@@ -1,0 +1,7 @@
+package relstorage
+
+import "errors"
+
+func newMySQL(opts *Options) (engine, error) {
+	return nil, errors.New("relstorage: MySQL is not read")
+}

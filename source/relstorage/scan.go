@@ -1,0 +1,3 @@
+package relstorage
+
+type scan struct{}

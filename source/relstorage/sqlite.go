@@ -1,0 +1,7 @@
+package relstorage
+
+import "errors"
+
+func newSQLite(opts *Options) (engine, error) {
+	return nil, errors.New("relstorage: SQLite is not read")
+}
