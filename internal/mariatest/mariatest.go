@@ -20,21 +20,19 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 )
 
 // User may do everything, with Password.
@@ -48,11 +46,11 @@ type Server struct {
 	bin, dir  string
 	port      int
 	settings  []string
-	cred      *syscall.Credential
+	user      *throwaway.User
 	databases atomic.Int64
 
 	mu      sync.Mutex
-	process *process // nil: stopped
+	process *throwaway.Server // nil: stopped
 }
 
 // Start makes a server and starts it; the end of the test removes it. settings
@@ -61,22 +59,13 @@ func Start(tb testing.TB, settings ...string) *Server {
 	tb.Helper()
 	s, err := start(settings)
 	if errors.Is(err, errNoMariaDB) {
-		missing(tb, err)
+		throwaway.Missing(tb, err)
 	}
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(s.remove)
 	return s
-}
-
-func missing(tb testing.TB, err error) {
-	tb.Helper()
-	if os.Getenv("CI") == "true" {
-		tb.Fatal(err)
-	}
-	fmt.Fprintf(os.Stderr, "SKIPPED %s: %v\n", tb.Name(), err)
-	tb.Skip(err)
 }
 
 // Shared is one server for all tests of a package, started by the first that
@@ -94,7 +83,7 @@ func (s *Shared) Server(tb testing.TB) *Server {
 	tb.Helper()
 	s.once.Do(func() { s.server, s.err = start(s.Settings) })
 	if errors.Is(s.err, errNoMariaDB) {
-		missing(tb, s.err)
+		throwaway.Missing(tb, s.err)
 	}
 	if s.err != nil {
 		tb.Fatal(s.err)
@@ -112,20 +101,18 @@ func (s *Shared) Close() {
 var errNoMariaDB = errors.New("mariatest: no MariaDB server (mariadbd) found; run scripts/setup mariadb or set MARIADB_BINDIR")
 
 func binary() (string, error) {
-	for _, dir := range []string{os.Getenv("MARIADB_BINDIR"), "/usr/sbin", "/usr/local/sbin", "/usr/libexec"} {
-		if path := filepath.Join(dir, "mariadbd"); dir != "" && executable(path) {
-			return path, nil
-		}
+	chosen := os.Getenv("MARIADB_BINDIR")
+	if chosen != "" {
+		chosen = filepath.Join(chosen, "mariadbd")
 	}
-	if path, err := exec.LookPath("mariadbd"); err == nil {
-		return path, nil
+	path, err := throwaway.Find(chosen, []string{"/usr/sbin", "/usr/local/sbin", "/usr/libexec"}, "mariadbd")
+	if errors.Is(err, throwaway.ErrNotFound) {
+		return "", errNoMariaDB
 	}
-	return "", errNoMariaDB
-}
-
-func executable(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode()&0o111 != 0
+	if err != nil {
+		return "", fmt.Errorf("mariatest: MARIADB_BINDIR: %w", err)
+	}
+	return path, nil
 }
 
 // Tool finds a program that came with the server: mariadb-dump, mariadb.
@@ -140,14 +127,9 @@ func (s *Server) Tool(tb testing.TB, name string) string {
 
 func (s *Server) tool(name string) (string, error) {
 	dir := filepath.Dir(s.bin)
-	for _, path := range []string{filepath.Join(dir, name), filepath.Join(filepath.Dir(dir), "bin", name)} {
-		if executable(path) {
-			return path, nil
-		}
-	}
-	path, err := exec.LookPath(name)
+	path, err := throwaway.Find("", []string{dir, filepath.Join(filepath.Dir(dir), "bin")}, name)
 	if err != nil {
-		return "", fmt.Errorf("mariatest: %w", err)
+		return "", fmt.Errorf("mariatest: %s: %w", name, err)
 	}
 	return path, nil
 }
@@ -157,11 +139,11 @@ func start(settings []string) (_ *Server, err error) {
 	if s.bin, err = binary(); err != nil {
 		return nil, err
 	}
-	if s.cred, err = serverUser(); err != nil {
-		return nil, err
+	// MariaDB refuses to run as root unless it is told to.
+	if s.user, err = throwaway.Unprivileged("mysql"); err != nil {
+		return nil, fmt.Errorf("mariatest: %w", err)
 	}
-	// The path of a unix socket has room for about 100 bytes.
-	if s.dir, err = os.MkdirTemp("/tmp", "mariatest"); err != nil {
+	if s.dir, err = s.user.Dir("mariatest"); err != nil {
 		return nil, fmt.Errorf("mariatest: %w", err)
 	}
 	defer func() {
@@ -169,14 +151,6 @@ func start(settings []string) (_ *Server, err error) {
 			s.remove()
 		}
 	}()
-	if s.cred != nil {
-		if err := os.Chown(s.dir, int(s.cred.Uid), int(s.cred.Gid)); err != nil {
-			return nil, fmt.Errorf("mariatest: %w", err)
-		}
-		if err := os.Chmod(s.dir, 0o755); err != nil {
-			return nil, fmt.Errorf("mariatest: %w", err)
-		}
-	}
 	if err := s.install(); err != nil {
 		return nil, err
 	}
@@ -184,39 +158,14 @@ func start(settings []string) (_ *Server, err error) {
 		"innodb_flush_log_at_trx_commit=2", "innodb_buffer_pool_size=128M", "innodb_doublewrite=0", "max_allowed_packet=64M",
 		"skip_log_bin", "character_set_server=utf8mb4",
 	}, settings...)
-	// Between choosing a port and using it somebody else may take it.
-	for try := 0; ; try++ {
-		if s.port, err = freePort(); err != nil {
-			return nil, fmt.Errorf("mariatest: %w", err)
-		}
-		if err = s.Run(); err == nil {
-			return s, nil
-		}
-		if try == 4 {
-			return nil, err
-		}
-	}
-}
-
-// serverUser says as whom the server runs; nil is the current user. The server
-// refuses to be root unless it is told to.
-func serverUser() (*syscall.Credential, error) {
-	if os.Getuid() != 0 {
-		return nil, nil
-	}
-	u, err := user.Lookup("mysql")
+	err = throwaway.OnFreePort(func(port int) error {
+		s.port = port
+		return s.Run()
+	})
 	if err != nil {
-		return nil, fmt.Errorf("mariatest: MariaDB does not run as root: %w", err)
+		return nil, err
 	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("mariatest: uid of user mysql: %w", err)
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return nil, fmt.Errorf("mariatest: gid of user mysql: %w", err)
-	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+	return s, nil
 }
 
 func (s *Server) dataDir() string { return filepath.Join(s.dir, "data") }
@@ -243,20 +192,11 @@ func (s *Server) install() error {
 	cmd := exec.Command(path, "--no-defaults", "--datadir="+s.dataDir(), "--auth-root-authentication-method=normal",
 		"--skip-test-db", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2")
 	cmd.Dir = s.dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.cred}
+	s.user.Run(cmd)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("mariatest: mariadb-install-db: %w\n%s", err, out)
 	}
 	return nil
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // Run starts the server again after Stop. It waits until connections are taken.
@@ -271,54 +211,27 @@ func (s *Server) Run() error {
 	for _, set := range s.settings {
 		args = append(args, "--"+set)
 	}
-	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return fmt.Errorf("mariatest: %w", err)
-	}
 	cmd := exec.Command(s.bin, args...)
 	cmd.Dir = s.dir
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = childAttr(s.cred)
-	p, err := spawn(cmd)
-	log.Close()
+	s.user.Run(cmd)
+	p, err := throwaway.Start(cmd, s.logFile(), syscall.SIGKILL)
 	if err != nil {
 		return fmt.Errorf("mariatest: start MariaDB: %w", err)
 	}
-	if err := s.waitReady(p); err != nil {
-		p.stop(syscall.SIGKILL)
-		return err
+	if err := p.Wait(s.ping); err != nil {
+		p.Kill()
+		return fmt.Errorf("mariatest: %w", err)
 	}
 	s.process = p
 	return nil
 }
 
-func (s *Server) waitReady(p *process) error {
-	deadline := time.Now().Add(time.Minute)
-	for {
-		err := s.ping()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-p.done:
-			return fmt.Errorf("mariatest: MariaDB ended while starting: %v\n%s", p.err, s.logTail())
-		default:
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("mariatest: MariaDB does not take connections: %w\n%s", err, s.logTail())
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-func (s *Server) ping() error {
+func (s *Server) ping(ctx context.Context) error {
 	db, err := sql.Open("mysql", s.DSN(""))
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
 	return db.PingContext(ctx)
 }
 
@@ -334,7 +247,7 @@ func (s *Server) Stop(mode string) error {
 	if s.process == nil {
 		return nil
 	}
-	s.process.stop(sig)
+	s.process.Stop(sig, syscall.SIGKILL)
 	s.process = nil
 	return nil
 }
@@ -342,18 +255,6 @@ func (s *Server) Stop(mode string) error {
 func (s *Server) remove() {
 	_ = s.Stop("immediate")
 	_ = os.RemoveAll(s.dir)
-}
-
-func (s *Server) logTail() string {
-	b, err := os.ReadFile(s.logFile())
-	if err != nil {
-		return err.Error()
-	}
-	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
-	if len(lines) > 20 {
-		lines = lines[len(lines)-20:]
-	}
-	return string(bytes.Join(lines, []byte("\n")))
 }
 
 // DSN is for the Go driver, over the socket, as User.
@@ -461,39 +362,4 @@ func (s *Server) Checksums(tb testing.TB, db string) map[string]string {
 		found[table] = rows[0] + " " + value
 	}
 	return found
-}
-
-// process is a child that is waited for by a goroutine of its own.
-type process struct {
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error
-}
-
-// spawn starts cmd from a goroutine that keeps its thread until the child ends:
-// a parent-death signal is sent when the thread that started the child ends.
-func spawn(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			p.err = cmd.Wait()
-			close(p.done)
-		}
-	}()
-	return p, <-started
-}
-
-func (p *process) stop(sig syscall.Signal) {
-	_ = p.cmd.Process.Signal(sig)
-	select {
-	case <-p.done:
-	case <-time.After(30 * time.Second):
-		_ = p.cmd.Process.Signal(syscall.SIGKILL)
-		<-p.done
-	}
 }

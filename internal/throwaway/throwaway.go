@@ -2,7 +2,7 @@
 // is found, runs as a child that dies with the test, and is waited for until it
 // answers.
 //
-// pgtest, mariadbtest and s3test are the servers.
+// pgtest, mariatest and s3test are the servers.
 package throwaway
 
 import (
