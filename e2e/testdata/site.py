@@ -31,6 +31,7 @@ from ZODB.Connection import TransactionMetaData  # noqa: E402
 from ZODB.POSException import POSKeyError, StorageError, UndoError  # noqa: E402
 
 from zodbdata import classes as c  # noqa: E402
+from zodbdata import relational  # noqa: E402, F401  (lets RelStorage write to MariaDB)
 
 FOLDERS = 5
 WORDS = "pack undo blob view chunk night window Grüße 数据 łódź".split()
@@ -133,18 +134,19 @@ class Site:
     def remove(self, folders):
         folder, key = self.pick(folders)
         if key:
-            self.garbage.append((folder[key]._p_oid, folder[key]._p_serial))
+            self.garbage.append(folder[key]._p_oid)
             del folder[key]
 
     def delete(self):
         """Delete an object as garbage collectors of their own do."""
         if not self.garbage:
             return
-        oid, tid = self.garbage.pop()
+        oid = self.garbage.pop()
         txn = TransactionMetaData("gc", "delete")
         storage = self.db.storage.new_instance()
         try:
             storage.poll_invalidations()
+            _, tid = storage.load(oid)
             storage.tpc_begin(txn)
             try:
                 storage.deleteObject(oid, tid, txn)
@@ -157,8 +159,10 @@ class Site:
             storage.release()
 
     def undo(self, txn):
-        log = self.db.undoLog(0, 6)
+        # Not the making of the site, nor a deletion.
+        log = [t for t in self.db.undoLog(0, 6) if t["description"] not in (b"", "", b"delete", "delete")]
         if log:
+            txn.get().note("undo")
             self.db.undo(self.rng.choice(log)["id"], txn.get())
             txn.commit()
 
