@@ -70,6 +70,7 @@ clean_up() {
     local code=$?
     trap - EXIT
     if declare -F pg_stop >/dev/null; then pg_stop; fi
+    if declare -F maria_stop >/dev/null; then maria_stop; fi
     if declare -F s3_stop >/dev/null; then s3_stop; fi
     rm -rf "$SCRATCH"
     exit "$code"

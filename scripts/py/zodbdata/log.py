@@ -86,6 +86,8 @@ class Serializer:
 class Log:
     """One database file and its connection."""
 
+    merges_undo = True  # undoes a change that another one followed, if the class can merge them
+
     def __init__(self, path, blob_dir=None, blob_layout="bushy", zlib=False):
         self.path = path
         self.blob_dir = blob_dir
