@@ -133,7 +133,10 @@ const (
 
 // Plan is what a run is going to do.
 type Plan struct {
-	Info    *source.Info
+	Info *source.Info
+	// Source is what will be read, for uploads that an earlier start owes; nil if
+	// the first writer tells early enough.
+	Source  source.Source
 	Options Options
 	Workers int
 	Tool    string
@@ -382,9 +385,17 @@ func (e *UploadError) Error() string {
 	}
 	s := fmt.Sprintf("%d %s failed", e.Count, noun)
 	if len(e.Failed) > 0 {
-		s += fmt.Sprintf("; the first is %s: %v", e.Failed[0].Path, e.Failed[0].Err)
+		s += fmt.Sprintf("; the first is %s: %v", e.Failed[0].Place(), e.Failed[0].Err)
 	}
 	return s
+}
+
+// Place is where the bytes of the blob are, for messages.
+func (o *OwedBlob) Place() string {
+	if o.Path != "" {
+		return o.Path
+	}
+	return fmt.Sprintf("blob oid %v, tid %v", o.OID, o.TID)
 }
 
 // RejectedError is a load that is complete but for rejected records and missing

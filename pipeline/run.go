@@ -185,6 +185,7 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 	r.startPhase(Preparing, 0)
 	session, err := r.dst.Begin(ctx, &dest.Plan{
 		Info:               info,
+		Source:             r.src,
 		Options:            dest.Options{HistoryPreserving: r.dst.HistoryPreserving(), ChunkBytes: r.opts.ChunkBytes},
 		Workers:            r.opts.Workers,
 		Tool:               r.opts.Tool,
@@ -361,6 +362,16 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 // reconcile compares a table with the destination and makes them equal.
 func (r *run) reconcile(ctx context.Context, session dest.Session, src source.Table, info *source.Info) error {
 	r.startPhase(CatchingUp, info.Records)
+	err := r.compare(ctx, session, src, info)
+	r.endPhase(0)
+	// By now nothing reads the destination any more.
+	if foreign := (*source.ForeignError)(nil); errors.As(err, &foreign) {
+		err = session.Foreign(ctx, foreign)
+	}
+	return r.payAnyway(ctx, session, err)
+}
+
+func (r *run) compare(ctx context.Context, session dest.Session, src source.Table, info *source.Info) error {
 	have, free, err := session.Have(ctx)
 	if err != nil {
 		return err
@@ -371,6 +382,7 @@ func (r *run) reconcile(ctx context.Context, session dest.Session, src source.Ta
 		return err
 	}
 	defer w.Close()
+	r.correctTotals(session)
 	before := r.report.Totals.Transactions
 	// The keys that are compared are counted, not the bytes of those that differ.
 	tally := &tally{run: r, phase: CatchingUp, total: info.Records, keys: true}
@@ -383,7 +395,6 @@ func (r *run) reconcile(ctx context.Context, session dest.Session, src source.Ta
 		return tally.write(ctx, w, c)
 	})
 	r.report.CaughtUp = r.report.Totals.Transactions - before
-	r.endPhase(0)
 	return err
 }
 

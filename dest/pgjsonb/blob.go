@@ -82,7 +82,11 @@ func (d *Destination) checkBlobs(info *source.Info) error {
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("%s has %s of more than %d bytes, which zodb-pgjsonb could write to PostgreSQL and not read back: %s",
 			info.Identity.Name, count(int64(len(large)), "blob"), maxBytea, list(large, func(i int) string {
-				return fmt.Sprintf("oid %v, tid %v (%d bytes, %s)", large[i].OID, large[i].TID, large[i].Size, large[i].Path)
+				where := ""
+				if large[i].Path != "" {
+					where = ", " + large[i].Path
+				}
+				return fmt.Sprintf("oid %v, tid %v (%d bytes%s)", large[i].OID, large[i].TID, large[i].Size, where)
 			}, int64(len(large)))),
 		Hint: "name a bucket for large blobs: s3-bucket-name in [destination]",
 	}
@@ -105,6 +109,8 @@ type chunkBlob struct {
 	index int // of its record
 	*source.Blob
 	key string // in S3; empty if the bytes go into the row
+	// path is the file that an upload is to take; empty if there is none yet.
+	path string
 }
 
 // missingBlob is one whose bytes were not.
@@ -128,11 +134,12 @@ type blobRows struct {
 	// unreadable, and those that are in S3 already.
 	unreadable map[int]*source.BlobError
 	uploaded   map[int]int64 // with their sizes
+	staged     map[int]staged
 }
 
 // start forgets the chunk before.
 func (b *blobRows) start() {
-	b.unreadable, b.uploaded = map[int]*source.BlobError{}, map[int]int64{}
+	b.unreadable, b.uploaded, b.staged = map[int]*source.BlobError{}, map[int]int64{}, map[int]staged{}
 	b.told = 0
 	b.reset()
 }
@@ -143,7 +150,7 @@ func (b *blobRows) stop() {
 	if cap(b.found) > keepBlobs {
 		b.records, b.found, b.missing = nil, nil, nil
 	}
-	b.unreadable, b.uploaded = nil, nil
+	b.unreadable, b.uploaded, b.staged = nil, nil, nil
 }
 
 // reset forgets what an earlier attempt has found.
@@ -166,12 +173,12 @@ func (r *recordRows) findBlobs(ctx context.Context, d *Destination) error {
 			if err == nil && !d.inS3(blob.Size) && blob.Size > maxBytea {
 				// CheckSource refuses those that it sees. This one has come since, or a
 				// later part of a catch-up replaces it.
-				err = &source.BlobError{OID: record.OID, TID: record.TID, Path: blob.Path,
+				err = &source.BlobError{OID: record.OID, TID: record.TID, Path: blob.Place(),
 					Problem: fmt.Sprintf("has %d bytes, of which a site reads %d at most back from PostgreSQL", blob.Size, int64(maxBytea))}
 			}
 			switch {
 			case err == nil:
-				one := chunkBlob{index: index, Blob: blob}
+				one := chunkBlob{index: index, Blob: blob, path: blob.Path}
 				if d.inS3(blob.Size) {
 					one.key = s3blob.Key(record.OID, record.TID)
 				}
@@ -280,6 +287,11 @@ func (r *recordRows) copyBlobs(ctx context.Context, s *session, conn *pgx.Conn) 
 	}
 	if s.plan.Blobs == dest.Inline {
 		if err := r.uploadBlobs(ctx, s); err != nil {
+			return err
+		}
+	}
+	if s.plan.Blobs == dest.Deferred {
+		if err := r.stageBlobs(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -417,7 +429,7 @@ func (r *recordRows) owed() func() error {
 			b = appendBigint(b, int64(record.TID))
 			b = appendBigint(b, record.Pos)
 			b = appendBigint(b, one.Size)
-			b = appendText(b, one.Path)
+			b = appendText(b, one.path)
 			r.stream.head = appendText(b, one.key)
 			r.stream.emit(nil)
 			return nil

@@ -226,7 +226,7 @@ func (b *blobBody) read(p []byte) (int, error) {
 }
 
 func (b *blobBody) problem(text string) error {
-	return &source.BlobError{OID: b.blob.OID, TID: b.blob.TID, Path: b.blob.Path, Problem: text}
+	return &source.BlobError{OID: b.blob.OID, TID: b.blob.TID, Path: b.blob.Place(), Problem: text}
 }
 
 func (b *blobBody) close() { _ = b.reader.Close() } // it was only read

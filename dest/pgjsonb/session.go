@@ -20,6 +20,7 @@ import (
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/s3blob"
+	"github.com/zodb-convert/zodb-convert/dest/staging"
 	"github.com/zodb-convert/zodb-convert/internal/fault"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/watermark"
@@ -59,6 +60,7 @@ type session struct {
 	// ctx ends with the session, or with that of Begin.
 	ctx       context.Context
 	cancel    context.CancelFunc
+	staging   *staging.Dir // nil: no blob can be staged
 	uploadsMu sync.Mutex
 	uploads   *uploader
 }
@@ -91,7 +93,10 @@ func (d *Destination) Begin(ctx context.Context, plan *dest.Plan) (dest.Session,
 		d.config.S3.OnWait(s.plan.Note)
 	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
-	err = s.begin(ctx)
+	s.source.set(plan.Source)
+	if err = s.openStaging(); err == nil {
+		err = s.begin(ctx)
+	}
 	if err == nil {
 		err = s.startUploads(ctx)
 	}
@@ -1017,6 +1022,9 @@ func (s *session) Close() error {
 	defer s.mu.Unlock()
 	closeQuietly(s.control)
 	s.control = nil
+	if s.staging != nil {
+		return s.staging.Close()
+	}
 	return nil
 }
 

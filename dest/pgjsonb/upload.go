@@ -626,15 +626,26 @@ func (s *session) MissingBlobs(ctx context.Context, fn func(*dest.MissingBlob) e
 
 // Owed calls fn for every upload that is not done.
 func (s *session) Owed(ctx context.Context, fn func(*dest.OwedBlob) error) error {
-	return s.listed(ctx, func(conn *pgx.Conn, seen *bool) error {
+	if err := s.stageOwed(ctx); err != nil {
+		return err
+	}
+	var inStaging int64
+	err := s.listed(ctx, func(conn *pgx.Conn, seen *bool) error {
 		return s.tables.OwedUploads(ctx, conn, "true", 0, func(o *watermark.Owed) error {
 			*seen = true
 			if err := s.moved(ctx, o); err != nil {
 				return elsewhere(err)
 			}
+			if s.staging != nil && filepath.Dir(o.Path) == s.staging.Path() {
+				inStaging++
+			}
 			return elsewhere(fn(&o.OwedBlob))
 		})
 	})
+	if err == nil && inStaging > 0 {
+		s.tell(fmt.Sprintf("the bytes of %s wait in %s for their upload; nothing removes them: when it is done, the directory can go", count(inStaging, "blob"), s.staging.Path()))
+	}
+	return err
 }
 
 // Gone calls fn for the key of every object that is still to be removed.
@@ -691,23 +702,34 @@ func (k *knownSource) get() source.Source {
 }
 
 // owedBlob is the blob of an owed upload: the file that was found when the row
-// was written or, if that is not there any more, what the source finds now.
+// was written or, if that is not there any more or was none, what the source
+// finds now.
 func (s *session) owedBlob(ctx context.Context, o *watermark.Owed) (*source.Blob, error) {
-	b, err := blobdir.File(o.OID, o.TID, o.Path)
-	var bad *source.BlobError
-	if src := s.source.get(); src != nil && errors.As(err, &bad) && bad.Missing {
-		if again, e := src.Blob(ctx, &source.Record{OID: o.OID, TID: o.TID, Pos: o.Pos}); e == nil {
-			b, err = again, nil
+	src := s.source.get()
+	record := &source.Record{OID: o.OID, TID: o.TID, Pos: o.Pos}
+	var b *source.Blob
+	var err error
+	switch {
+	case o.Path != "":
+		b, err = blobdir.File(o.OID, o.TID, o.Path)
+		if bad := (*source.BlobError)(nil); src != nil && errors.As(err, &bad) && bad.Missing {
+			if again, e := src.Blob(ctx, record); e == nil {
+				b, err = again, nil
+			}
 		}
+	case src == nil:
+		err = fmt.Errorf("read blob oid %v, tid %v: it is in no file, and the source is not open", o.OID, o.TID)
+	default:
+		b, err = src.Blob(ctx, record)
 	}
 	if err == nil && b.Size != o.Size {
-		err = &source.BlobError{OID: o.OID, TID: o.TID, Path: b.Path, Problem: fmt.Sprintf("has %d bytes by now, it had %d when its row was written", b.Size, o.Size)}
+		err = &source.BlobError{OID: o.OID, TID: o.TID, Path: b.Place(), Problem: fmt.Sprintf("has %d bytes by now, it had %d when its row was written", b.Size, o.Size)}
 	}
 	return b, err
 }
 
 // moved corrects the path of an owed upload whose file an earlier start has found
-// in another blob directory: in a snapshot that is gone, say.
+// in another blob directory (in a snapshot that is gone, say) or has staged.
 func (s *session) moved(ctx context.Context, o *watermark.Owed) error {
 	dir := s.plan.Info.BlobDir
 	if dir == "" || strings.HasPrefix(o.Path, dir+string(filepath.Separator)) {
@@ -718,7 +740,7 @@ func (s *session) moved(ctx context.Context, o *watermark.Owed) error {
 		return nil // the upload will tell
 	}
 	if err == nil {
-		o.Path = b.Path
+		o.Path, err = s.restage(ctx, b)
 	}
 	return err
 }

@@ -75,7 +75,7 @@ func (r *blobReader) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (r *blobReader) problem(text string) error {
-	return &source.BlobError{OID: r.blob.OID, TID: r.blob.TID, Path: r.blob.Path, Problem: text}
+	return &source.BlobError{OID: r.blob.OID, TID: r.blob.TID, Path: r.blob.Place(), Problem: text}
 }
 
 func (r *blobReader) section(off, n int64) *io.SectionReader { return io.NewSectionReader(r, off, n) }

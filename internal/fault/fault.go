@@ -39,6 +39,7 @@
 //	blob.copied       the rows of blob_state are copied
 //	blob.owed         and those of the uploads that are owed
 //	blob.missing      and those of missing blobs
+//	blob.staged       the bytes of a blob are in the staging directory, not yet on disk
 //	blob.upload       before a blob is uploaded, or looked for in S3
 //	blob.uploaded     it is in S3, its row or that no more is owed is not committed
 //	blob.confirmed    before uploads that are done leave the table of owed ones
@@ -66,6 +67,13 @@
 //	follow.commit     before COMMIT is sent
 //	follow.sent       COMMIT is sent, its answer is not read
 //	follow.committed  after its answer
+//
+//	reconcile.begin      before the transaction that makes a database equal to a table
+//	reconcile.copied     what a chunk of differences holds is staged
+//	reconcile.applied    all of them are applied to the tables
+//	reconcile.commit     before COMMIT is sent
+//	reconcile.sent       COMMIT is sent, its answer is not read
+//	reconcile.committed  after its answer
 //
 //	manifest.written  the manifest of deferred blobs is written, without its name
 //	manifest.renamed  and has it
