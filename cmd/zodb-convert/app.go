@@ -203,6 +203,16 @@ func (a *app) keepSecret(dsn string) {
 	}
 }
 
+// keepSourceSecrets notes the password of a RelStorage.
+func (a *app) keepSourceSecrets(s *config.RelStorage) {
+	switch {
+	case s.PostgreSQL != nil:
+		a.keepSecret(s.PostgreSQL.DSN)
+	case s.MySQL != nil && len(s.MySQL.Password) >= 4:
+		a.secrets = append(a.secrets, s.MySQL.Password)
+	}
+}
+
 // keepS3Secrets notes the keys of S3, those of the environment included. The
 // S3 library quotes the access key here and there, and a server may quote
 // anything.
@@ -284,6 +294,9 @@ func (a *app) readConfig(from *origin) (*config.Config, error) {
 		return nil, err
 	}
 	a.keepSecret(c.Destination.DSN)
+	if s := c.Source.RelStorage; s != nil {
+		a.keepSourceSecrets(s)
+	}
 	a.keepS3Secrets(&c.Destination.S3)
 	return c, nil
 }

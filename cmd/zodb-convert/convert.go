@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/source/filestorage"
 )
 
-const convertHelp = `Move a ZODB (FileStorage) into zodb-pgjsonb: every object as JSON in PostgreSQL.
+const convertHelp = `Move a ZODB (FileStorage, RelStorage) into zodb-pgjsonb: JSON in PostgreSQL.
 Usage: zodb-convert [flags] CONFIG          CONFIG is TOML or ZConfig
        zodb-convert status [--json] CONFIG  what an interrupted run has done
        zodb-convert init [--from FILE]      print a CONFIG to begin with
@@ -44,7 +45,6 @@ const s3Help = `S3, as in CONFIG (everybody sees a typed key; better set AWS_SEC
 // sitesHelp stands for the flags of origin.
 const sitesHelp = `Sites (an end from a zope.conf; the database is NAME, main or the only one):
   --source-zope-conf FILE --source-db NAME --dest-zope-conf FILE --dest-db NAME
-
 `
 
 // convertOptions are the flags of the conversion.
@@ -61,6 +61,7 @@ type convertOptions struct {
 
 	background   bool
 	deferred     string
+	staging      string
 	allowMissing bool
 	upload       string
 	check        bool
@@ -123,6 +124,7 @@ func (o *convertOptions) blobFlags() *pflag.FlagSet {
 	f.SortFlags = false
 	f.BoolVar(&o.background, "background-blobs", false, "let uploads to S3 run beside the load")
 	f.StringVar(&o.deferred, "deferred-blobs", "", "list them in the manifest `PATH`, upload none")
+	f.StringVar(&o.staging, "staging-dir", "", "keep those of a database in `PATH` until then")
 	f.StringVar(&o.upload, "upload-blobs", "", "upload what `MANIFEST` lists, and nothing else")
 	f.BoolVar(&o.check, "check", false, "compare MANIFEST with the destination before")
 	f.BoolVar(&o.allowMissing, "allow-missing-blobs", false, "finish although blob files are missing")
@@ -161,6 +163,7 @@ func (o *convertOptions) contradictions(out *outputOptions) error {
 		{o.dryRun, o.rejects != "", "--rejects is of no use with --dry-run, which writes nothing; the summary lists the first rejected records"},
 		{o.dryRun, deferred || o.background, "--background-blobs and --deferred-blobs are of no use with --dry-run, which uploads nothing"},
 		{o.background, deferred, "--background-blobs and --deferred-blobs contradict each other: one uploads all blobs before the run ends, the other none"},
+		{o.staging != "", !deferred, "--staging-dir is of use with --deferred-blobs only: otherwise no blob has to wait for its upload"},
 		{upload, o.clear || o.incremental || o.dryRun || o.abort || o.background || deferred || o.allowMissing,
 			"--upload-blobs uploads and converts nothing: only -w, --memory, --rejects, --check, --s3-... and the flags for output go with it"},
 		{o.check, !upload, "--check is of use with --upload-blobs only"},
@@ -210,7 +213,8 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 	if o.abort {
 		return a.abort(ctx, dst)
 	}
-	src, err := openSource(ctx, c)
+	r := &conversion{app: a, options: o, config: c}
+	src, err := openSource(ctx, c, sourceOptions{path: o.from.sourcePath(), workers: o.workers, note: r.note})
 	if err != nil {
 		return err
 	}
@@ -218,12 +222,11 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 	if err := a.confirmClear(ctx, o, dst); err != nil {
 		return err
 	}
-	r := &conversion{app: a, options: o, config: c}
 	r.opts = pipeline.Options{
 		Workers: o.workers, Memory: o.memory,
 		Incremental: o.incremental, Clear: o.clear, DryRun: o.dryRun,
 		Rejects: o.rejects, Tool: a.version,
-		Blobs: o.blobMode(), Manifest: o.deferred, Stdout: a.stdout,
+		Blobs: o.blobMode(), Manifest: o.deferred, StagingDir: o.staging, Stdout: a.stdout,
 		AllowMissingBlobs: o.allowMissing,
 	}
 	return r.run(ctx, func(ctx context.Context, opts pipeline.Options) (*pipeline.Report, error) {
@@ -250,11 +253,23 @@ type conversion struct {
 	config  *config.Config
 	opts    pipeline.Options
 	reached pipeline.Phase
+	display atomic.Pointer[progress.Display] // while the run is shown
+}
+
+// note tells what the source says, also before the run is shown.
+func (c *conversion) note(text string) {
+	text = c.redact(text)
+	if d := c.display.Load(); d != nil {
+		d.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(), Text: text})
+		return
+	}
+	c.printer().Note(time.Now(), text)
 }
 
 func (c *conversion) run(ctx context.Context, convert func(context.Context, pipeline.Options) (*pipeline.Report, error)) error {
 	printer := c.printer()
 	display := progress.Start(printer)
+	c.display.Store(display)
 	c.opts.Progress = func(ev pipeline.Event) {
 		if ev.Kind == pipeline.PhaseStarted {
 			c.reached = ev.Phase
@@ -271,6 +286,7 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 	report, err := convert(ctx, c.opts)
 	c.signals.onReport(nil)
 	c.signals.onStop(nil)
+	c.display.Store(nil)
 	display.Close()
 
 	summary := &progress.Summary{
@@ -334,7 +350,7 @@ func (c *conversion) next(r *pipeline.Report) []string {
 	}
 	var lines []string
 	if r.Owed > 0 {
-		lines = append(lines, "Blobs are still to be uploaded. Until then do not pack the source, and leave its blobs in place.")
+		lines = append(lines, "Blobs are still to be uploaded. "+c.leaveBlobs())
 		if r.Manifest == pipeline.ToStdout {
 			lines = append(lines, "To upload them, give the output, as a file, to zodb-convert --upload-blobs.")
 		} else {
@@ -353,6 +369,18 @@ func (c *conversion) next(r *pipeline.Report) []string {
 		lines = append(lines, "If the source changes before the site is stopped, this adds what is new:", "  "+c.command("--incremental"))
 	}
 	return append(lines, "Then point the <pgjsonb> section of the site's configuration at the destination and start it.")
+}
+
+// leaveBlobs says what must stay as it is until the uploads are done.
+func (c *conversion) leaveBlobs() string {
+	source := "do not pack the source, and leave its blobs in place."
+	switch r := c.config.Source.RelStorage; {
+	case c.opts.StagingDir == "":
+		return "Until then " + source
+	case r == nil || r.BlobDir == "":
+		return fmt.Sprintf("Until then leave %s as it is; afterwards remove it.", c.opts.StagingDir)
+	}
+	return fmt.Sprintf("Until then leave %s as it is, %s", c.opts.StagingDir, source)
 }
 
 // afterDryRun gives the command of the real run.
@@ -427,7 +455,7 @@ func (c *conversion) accept(r *dest.RejectedError) []string {
 func (c *conversion) again(e *dest.UploadError) []string {
 	hints := make([]string, 0, len(e.Failed)+2)
 	for _, f := range e.Failed {
-		hints = append(hints, fmt.Sprintf("%s: %v", f.Path, f.Err))
+		hints = append(hints, fmt.Sprintf("%s: %v", f.Place(), f.Err))
 	}
 	if rest := e.Count - int64(len(e.Failed)); rest > 0 {
 		hints = append(hints, fmt.Sprintf("... and %s more", progress.Count(rest)))
@@ -454,6 +482,9 @@ func (c *conversion) command(flags ...string) string {
 		line += " --background-blobs"
 	case dest.Deferred:
 		line += " --deferred-blobs " + quote(c.opts.Manifest)
+		if c.opts.StagingDir != "" {
+			line += " --staging-dir " + quote(c.opts.StagingDir)
+		}
 	}
 	if c.opts.AllowMissingBlobs {
 		line += " --allow-missing-blobs"
@@ -544,7 +575,7 @@ func contents(s *dest.State) string {
 // checkPaths refuses files that could not be written at the end of the run, or
 // that would replace something else.
 func (o *convertOptions) checkPaths(c *config.Config) error {
-	needed := append(o.from.files(), c.Source.Path)
+	needed := append(o.from.files(), sourceFiles(&c.Source)...)
 	if err := checkRejectsPath(o.rejects, needed...); err != nil {
 		return err
 	}
@@ -556,6 +587,18 @@ func (o *convertOptions) checkPaths(c *config.Config) error {
 		err = usage(fmt.Sprintf("--deferred-blobs and --rejects both name %s", o.rejects))
 	}
 	return err
+}
+
+// sourceFiles are the files of the source that nothing may be written over.
+func sourceFiles(s *config.Source) []string {
+	switch {
+	case s.FileStorage != nil:
+		return []string{s.FileStorage.Path}
+	case s.RelStorage != nil && s.RelStorage.SQLite3 != nil:
+		dir := s.RelStorage.SQLite3.DataDir
+		return []string{filepath.Join(dir, "main.sqlite3"), filepath.Join(dir, "main.sqlite3-wal"), filepath.Join(dir, "main.sqlite3-shm"), filepath.Join(dir, "oids.sqlite3")}
+	}
+	return nil
 }
 
 // checkOutputPath refuses a path where no file can be written, or only in the

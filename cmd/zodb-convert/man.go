@@ -57,7 +57,7 @@ func (a *app) sourceDate() (time.Time, error) {
 }
 
 // manDescription and the lists after it are what no definition says.
-const manDescription = `Moves a whole ZODB database from a FileStorage into zodb-pgjsonb, where every object is JSON in PostgreSQL and blobs are in PostgreSQL or S3.
+const manDescription = `Moves a whole ZODB database from a FileStorage or a RelStorage into zodb-pgjsonb, where every object is JSON in PostgreSQL and blobs are in PostgreSQL or S3.
 
 The source is never written to. A run can be killed at any moment; the same command with --incremental goes on with it. Nothing is written twice, and nothing is left out in silence: records that PostgreSQL cannot hold and blobs whose files are missing are counted and listed, and the run is not complete until somebody has accepted them.
 
@@ -66,7 +66,7 @@ Results go to the standard output, everything else to the standard error.`
 // manEnvironment are the variables that count.
 var manEnvironment = []manItem{
 	{"AWS_ACCESS_KEY_ID", "With AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN: the keys of S3, if neither CONFIG nor a flag has them. AWS_PROFILE and the other variables of Amazon's tools count as well."},
-	{"PGPASSWORD", "The password of the PostgreSQL user, if the DSN has none. PGPASSFILE, PGSERVICE, PGSSLMODE, PGSSLROOTCERT and the other variables of libpq count as well."},
+	{"PGPASSWORD", "The password of the PostgreSQL user, if a DSN has none, for the source as well as for the destination. PGPASSFILE, PGSERVICE, PGSSLMODE, PGSSLROOTCERT and the other variables of libpq count as well."},
 	{"SSL_CERT_FILE, SSL_CERT_DIR", "Where certificates of authorities are that servers are checked against, if not where the system has them."},
 	{"GOMEMLIMIT", "Counts in place of the limit that --memory sets for the heap."},
 	{"TERM", "Where it is dumb or not set, progress is lines in place of a bar."},
@@ -75,7 +75,8 @@ var manEnvironment = []manItem{
 
 // manFiles are the files that are read or written besides those named by flags.
 var manFiles = []manItem{
-	{"Data.fs", "The source: a FileStorage. It is opened for reading only, and nothing is written beside it."},
+	{"Data.fs", "The source, if it is a FileStorage. It is opened for reading only, and nothing is written beside it."},
+	{"main.sqlite3", "The source, if it is a RelStorage in SQLite. It is opened for reading only; SQLite itself keeps a file with -shm at its end beside it."},
 	{"~/.pgpass, ~/.pg_service.conf", "Passwords and services, as psql reads them."},
 	{"~/.aws/credentials, ~/.aws/config", "Keys and regions of S3, as Amazon's tools read them."},
 	{"/usr/share/doc/zodb-convert", "The whole documentation, if a package brought it."},
@@ -106,7 +107,7 @@ var manDefaults = map[string]string{"workers": "one for each processor, 8 at mos
 
 // manDetails are what the line of a flag has no room for.
 var manDetails = map[string]string{
-	"workers":             "Each takes one connection of the server and decodes on one processor.",
+	"workers":             "Each takes one connection of the server and decodes on one processor. As many connections read, if the source is a RelStorage.",
 	"incremental":         "It finds out which of both is needed.",
 	"clear":               "Says what it empties and asks on the terminal; where nobody can be asked it wants --yes.",
 	"abort":               "Objects in S3 are never removed: another site may use them.",
@@ -116,6 +117,7 @@ var manDetails = map[string]string{
 	"quiet":               "And the reports that SIGUSR1 asks for.",
 	"background-blobs":    "All of them are done before the run ends. Otherwise each blob is uploaded before the transaction with its record is committed.",
 	"deferred-blobs":      "Blobs, that is, which would go to S3. Until --upload-blobs has uploaded them the source must not be packed.",
+	"staging-dir":         "For a source whose blobs are in its database: there is no file that could be listed. What is there stays until somebody removes it.",
 	"upload-blobs":        "MANIFEST is what --deferred-blobs wrote. What the bucket has already is not sent again.",
 	"allow-missing-blobs": "They are listed in the file of --rejects, if there is one, and the exit status is 3.",
 	"s3-access-key":       "Everybody on the machine sees it: better set AWS_ACCESS_KEY_ID.",
@@ -289,21 +291,37 @@ func manDefault(f *pflag.Flag) string {
 
 func (p *roff) keys() {
 	p.text(manText("CONFIG is a TOML file, or one in ZConfig as zodbconvert takes it. These are the sections and keys of TOML; the storages of ZConfig have the same keys:"))
-	section := ""
+	place := ""
+	idle := map[string][]string{} // keys by why they have no effect
+	var reasons []string
+	flush := func() {
+		for _, why := range reasons {
+			p.request("TP")
+			p.WriteString("Without effect\n")
+			p.text(strings.Join(idle[why], ", ") + ": " + manText(why) + ".")
+		}
+		idle, reasons = map[string][]string{}, nil
+	}
 	for _, k := range config.Keys() {
-		if k.Section != section {
-			section = k.Section
-			p.request("SS", manText("["+section+"]"))
+		if here := fmt.Sprintf("[%s] of type %s", k.Section, k.Type); here != place {
+			flush()
+			place = here
+			p.request("SS", manText(place))
+		}
+		if k.Unused != "" {
+			if idle[k.Unused] == nil {
+				reasons = append(reasons, k.Unused)
+			}
+			idle[k.Unused] = append(idle[k.Unused], `\fB`+manText(k.Key)+`\fR`)
+			continue
 		}
 		text := sentence(k.Doc)
 		if k.Required {
 			text += " Required."
 		}
-		if k.Unused != "" {
-			text += " No effect: " + k.Unused + "."
-		}
 		p.item(`\fB`+manText(k.Key)+`\fR = \fI`+manText(k.Value)+`\fR`, text)
 	}
+	flush()
 }
 
 // manEscapes are the characters that roff would take for something else:

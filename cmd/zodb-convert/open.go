@@ -9,13 +9,53 @@ import (
 	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
 	"github.com/zodb-convert/zodb-convert/dest/s3blob"
 	"github.com/zodb-convert/zodb-convert/internal/config"
+	"github.com/zodb-convert/zodb-convert/internal/pgserver"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/source/filestorage"
+	"github.com/zodb-convert/zodb-convert/source/relstorage"
 )
 
+// sourceOptions are what the command line says about reading.
+type sourceOptions struct {
+	path    string // the file that names the source
+	workers int
+	note    func(text string)
+}
+
 // openSource opens what [source] names.
-func openSource(ctx context.Context, c *config.Config) (source.Source, error) {
-	return filestorage.Open(ctx, c.Source.Path, filestorage.Options{BlobDir: c.Source.BlobDir})
+func openSource(ctx context.Context, c *config.Config, opts sourceOptions) (source.Source, error) {
+	if f := c.Source.FileStorage; f != nil {
+		return filestorage.Open(ctx, f.Path, filestorage.Options{BlobDir: f.BlobDir})
+	}
+	if p := c.Source.RelStorage.PostgreSQL; p != nil {
+		// A mistake in the file is told before a server is asked.
+		if _, err := pgserver.Parse(p.DSN); err != nil {
+			return nil, &config.Error{Path: opts.path, Reason: fmt.Sprintf("the dsn of the source: %v", err), Hint: pgserver.DSNHint}
+		}
+	}
+	return relstorage.Open(ctx, relStorageOptions(c.Source.RelStorage, opts))
+}
+
+// relStorageOptions are what [source] says of a RelStorage. As many connections
+// read as there are workers: more would read ahead of what can be written.
+func relStorageOptions(s *config.RelStorage, opts sourceOptions) relstorage.Options {
+	out := relstorage.Options{
+		KeepHistory: s.KeepHistory, BlobDir: s.BlobDir, SharedBlobDir: s.SharedBlobDir, Replicas: s.Replicas,
+		Connections: opts.workers, Note: opts.note,
+	}
+	switch {
+	case s.PostgreSQL != nil:
+		out.PostgreSQL = &relstorage.PostgreSQL{DSN: s.PostgreSQL.DSN}
+	case s.MySQL != nil:
+		m := s.MySQL
+		out.MySQL = &relstorage.MySQL{
+			Host: m.Host, Port: int(m.Port), UnixSocket: m.UnixSocket, User: m.User, Password: m.Password, Database: m.Database,
+			DefaultFile: m.DefaultFile, DefaultGroup: m.DefaultGroup, ConnectTimeout: int(m.ConnectTimeout), Compress: m.Compress,
+		}
+	case s.SQLite3 != nil:
+		out.SQLite = &relstorage.SQLite{DataDir: s.SQLite3.DataDir}
+	}
+	return out
 }
 
 // openDestination opens what [destination] names. Open does not ask the server

@@ -84,6 +84,14 @@ func (o *origin) destinationPath() string {
 	return o.Path
 }
 
+// sourcePath is the file that names the source.
+func (o *origin) sourcePath() string {
+	if o.SourceSite != "" {
+		return o.SourceSite
+	}
+	return o.Path
+}
+
 // files are those that must not be written over.
 func (o *origin) files() []string { return []string{o.Path, o.SourceSite, o.DestinationSite} }
 

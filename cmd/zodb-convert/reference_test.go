@@ -89,19 +89,36 @@ func helpOf(t *testing.T, command ...string) string {
 
 func fence(text string) string { return "```text\n" + text + "```\n" }
 
+// keyTable describes the keys of TOML. Those without effect share a row.
 func keyTable() string {
 	var b strings.Builder
 	b.WriteString("| section | key | value | meaning |\n|---|---|---|---|\n")
+	var idle []config.KeyDoc
+	flush := func() {
+		if len(idle) > 0 {
+			var names []string
+			for _, k := range idle {
+				names = append(names, "`"+k.Key+"`")
+			}
+			fmt.Fprintf(&b, "| `[%s]` | %s | | no effect: %s |\n", idle[0].Section, strings.Join(names, ", "), idle[0].Unused)
+		}
+		idle = nil
+	}
 	for _, k := range config.Keys() {
+		if len(idle) > 0 && (k.Section != idle[0].Section || k.Unused != idle[0].Unused) {
+			flush()
+		}
+		if k.Unused != "" {
+			idle = append(idle, k)
+			continue
+		}
 		doc := k.Doc
 		if k.Required {
 			doc += " (required)"
 		}
-		if k.Unused != "" {
-			doc += "; no effect: " + k.Unused
-		}
 		fmt.Fprintf(&b, "| `[%s]` | `%s` | %s | %s |\n", k.Section, k.Key, k.Value, doc)
 	}
+	flush()
 	return b.String()
 }
 
@@ -114,7 +131,11 @@ func zconfigTables() string {
 		"blobstorage blob-dir": "the same, around the storage",
 	}
 	for _, k := range config.Keys() {
-		meaning[k.Type+" "+k.Key] = k.Doc
+		in := k.Type
+		if _, database, ok := strings.Cut(k.Section, "."); ok {
+			in = database
+		}
+		meaning[in+" "+k.Key] = k.Doc
 	}
 	var b strings.Builder
 	b.WriteString("| section | key | value | meaning |\n|---|---|---|---|\n")

@@ -12,6 +12,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/progress"
+	"github.com/zodb-convert/zodb-convert/source/relstorage"
 )
 
 const statusHelp = `Tell what the destination holds and how far an interrupted run came.
@@ -128,7 +129,7 @@ type runJSON struct {
 	Phase      dest.Phase  `json:"phase" doc:"loading, finishing or catching up"`
 	Source     string      `json:"source" doc:"the database it reads"`
 	Bytes      int64       `json:"bytes" doc:"of the source, loaded"`
-	TotalBytes int64       `json:"total_bytes" doc:"of the source, to be loaded"`
+	TotalBytes int64       `json:"total_bytes" doc:"of the source, to be loaded; 0 for a RelStorage, whose size only a scan tells"`
 	Rate       *float64    `json:"bytes_per_second" doc:"of a run that loads at this moment"`
 	Tool       string      `json:"tool" doc:"version that started it"`
 	Host       string      `json:"host" doc:"where it was started last"`
@@ -159,7 +160,7 @@ func statusLine(name, from string, s *dest.State, rate *float64) *statusJSON {
 	if r := s.Run; r != nil {
 		out.Run = &runJSON{
 			ID: r.ID, Generation: r.Generation, Phase: r.Phase, Source: r.Source.Name,
-			Bytes: loaded(r), TotalBytes: r.Source.End, Rate: rate,
+			Bytes: loaded(r), TotalBytes: total(r), Rate: rate,
 			Tool: r.Tool, Host: r.Host, PID: r.PID,
 			Started: r.Started, Claimed: r.Claimed, Live: s.Live, Totals: r.Totals,
 			Owed: s.Owed, OwedBytes: s.OwedBytes, MissingBlobs: s.Missing,
@@ -172,8 +173,15 @@ func statusLine(name, from string, s *dest.State, rate *float64) *statusJSON {
 	return out
 }
 
+// inTables tells whether the ranges of a run count something else than bytes: its
+// source has no positions, and its end is a tid.
+func inTables(r *dest.Run) bool { return r.Source.Kind == relstorage.Kind }
+
 // loaded is how much of the source the chunks that are done cover.
 func loaded(r *dest.Run) (n int64) {
+	if inTables(r) {
+		return r.Totals.SourceBytes
+	}
 	for _, d := range r.Done {
 		n += d.To - d.From
 	}
@@ -182,6 +190,14 @@ func loaded(r *dest.Run) (n int64) {
 
 func goOnWith(from string) string { return "zodb-convert --incremental" + from }
 func undoWith(from string) string { return "zodb-convert --abort" + from }
+
+// total is how large the source is, and 0 if only a scan of it could tell.
+func total(r *dest.Run) int64 {
+	if inTables(r) {
+		return 0
+	}
+	return r.Source.End
+}
 
 // beginning is what a FileStorage has before its first transaction.
 const beginning = int64(len("FS30"))
@@ -192,6 +208,13 @@ func percent(r *dest.Run) int64 {
 		return 100
 	}
 	return int64(float64(loaded(r)) / float64(r.Source.End) * 100)
+}
+
+func loadedText(r *dest.Run) string {
+	if inTables(r) {
+		return progress.Bytes(loaded(r))
+	}
+	return fmt.Sprintf("%s of %s (%d%%)", progress.Bytes(loaded(r)), progress.Bytes(total(r)), percent(r))
 }
 
 func statusText(name, from string, s *dest.State, rate *float64) string {
@@ -217,7 +240,7 @@ func statusText(name, from string, s *dest.State, rate *float64) string {
 			row("latest start", "%s, the %d. one", r.Claimed.Format(time.DateTime), r.Generation)
 		}
 		row("phase", "%s", r.Phase)
-		row("loaded", "%s of %s (%d%%)", progress.Bytes(loaded(r)), progress.Bytes(r.Source.End), percent(r))
+		row("loaded", "%s", loadedText(r))
 		if rate != nil {
 			row("rate", "%s/s", progress.Bytes(int64(*rate)))
 		}

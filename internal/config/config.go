@@ -13,6 +13,14 @@
 //	history-preserving = false
 //	s3-bucket-name = "plone-blobs"
 //
+// A RelStorage has its database in a section of its own:
+//
+//	[source]
+//	type = "relstorage"
+//
+//	[source.postgresql]
+//	dsn = "dbname=zodb user=zodb host=localhost"
+//
 // The keys are those that ZConfig takes for the same storages, so that what is
 // written about them elsewhere holds here. Sizes are written as there: a number
 // of bytes, or one with KB, MB or GB (of 1024). ${NAME} in a value stands for
@@ -43,13 +51,21 @@ import (
 
 // Config is what the files say.
 type Config struct {
-	Source      FileStorage
+	Source      Source
 	Destination PGJSONB
 	// Unused are the keys that are right but that this version has no use for.
 	Unused []Unused
 	// Warnings are worth a word: FILE:LINE and a sentence.
 	Warnings []string
 }
+
+// Source is what to read: one of these, or nothing where no source is needed.
+type Source struct {
+	FileStorage *FileStorage
+	RelStorage  *RelStorage
+}
+
+func (s Source) given() bool { return s.FileStorage != nil || s.RelStorage != nil }
 
 // FileStorage is a [source] of type "filestorage".
 type FileStorage struct {
@@ -268,27 +284,103 @@ func (r *reader) unknownTop(key string, value toml.Primitive) error {
 func (r *reader) section(name string, value toml.Primitive) error {
 	values, ok := r.table(value)
 	if !ok {
-		return r.fail(r.line(value), fmt.Sprintf("%s is not a section", name), fmt.Sprintf("write [%s] on a line of its own", name))
+		return r.notTable(name, value)
 	}
-	keys, err := r.keysOf(name, value, values)
+	t, err := r.typeOf(name, value, values)
 	if err != nil {
 		return err
 	}
-	for _, key := range r.inFileOrder([]string{name}) {
-		if key == "type" {
-			continue
-		}
-		if err := r.key(name, keys, key, values[key]); err != nil {
-			return err
-		}
-	}
-	for _, k := range keys {
-		if _, given := values[k.name]; k.required && !given {
-			return r.fail(r.line(value), fmt.Sprintf("the key %q is missing in [%s]", k.name, name), "")
-		}
+	if err := r.fill(name, t, value, values); err != nil {
+		return err
 	}
 	if name == "destination" {
 		return r.s3(name, values)
+	}
+	return r.relStorage(name, value, values)
+}
+
+func (r *reader) notTable(name string, value toml.Primitive) error {
+	return r.fail(r.line(value), fmt.Sprintf("%s is not a section", name), fmt.Sprintf("write [%s] on a line of its own", name))
+}
+
+// fill reads the keys of a section and the sections in it.
+func (r *reader) fill(section string, t *storageType, value toml.Primitive, values map[string]toml.Primitive) error {
+	if t.begin != nil {
+		t.begin(&r.out)
+	}
+	given := map[string]bool{}
+	inner := ""
+	for _, written := range r.inFileOrder(strings.Split(section, ".")) {
+		name := t.known(written)
+		if name == "type" && t.named {
+			continue
+		}
+		if given[name] {
+			return r.fail(r.line(values[written]), fmt.Sprintf("the key %q in [%s] is given a second time", written, section), "- and _ in it are the same")
+		}
+		given[name] = true
+		i := slices.IndexFunc(t.inner, func(in storageType) bool { return in.name == name })
+		if i < 0 {
+			if err := r.key(section, t, name, values[written]); err != nil {
+				return err
+			}
+			continue
+		}
+		if inner != "" {
+			return r.fail(r.line(values[written]), fmt.Sprintf("there are two databases in [%s]: %s and %s", section, inner, name), "name one of them")
+		}
+		inner = name
+		if err := r.inner(section, &t.inner[i], values[written]); err != nil {
+			return err
+		}
+	}
+	return r.complete(section, t, value, given, inner)
+}
+
+// complete looks for what is missing.
+func (r *reader) complete(section string, t *storageType, value toml.Primitive, given map[string]bool, inner string) error {
+	for _, k := range t.keys {
+		if k.required && !given[k.name] {
+			return r.fail(r.line(value), fmt.Sprintf("the key %q is missing in [%s]", k.name, section), "")
+		}
+	}
+	if t.needsInner && inner == "" {
+		return r.fail(r.line(value), fmt.Sprintf("there is no database in [%s]", section),
+			fmt.Sprintf("write one of the sections %s", t.innerNames(section)))
+	}
+	return nil
+}
+
+// inner reads a section in another one.
+func (r *reader) inner(around string, t *storageType, value toml.Primitive) error {
+	section := around + "." + t.name
+	values, ok := r.table(value)
+	switch {
+	case !ok:
+		return r.notTable(section, value)
+	case t.refused != "":
+		return r.fail(r.line(value), fmt.Sprintf("[%s]: %s", section, t.refused), "")
+	}
+	return r.fill(section, t, value, values)
+}
+
+// relStorage looks at what the keys of a RelStorage say together.
+func (r *reader) relStorage(section string, value toml.Primitive, values map[string]toml.Primitive) error {
+	s := r.out.Source.RelStorage
+	if s == nil {
+		return nil
+	}
+	if s.SharedBlobDir != nil && *s.SharedBlobDir && s.BlobDir == "" {
+		return r.fail(r.line(value), fmt.Sprintf("shared-blob-dir in [%s] is true, but no blob-dir is given", section), "")
+	}
+	if s.SQLite3 == nil {
+		return nil
+	}
+	s.ReplicaConf, s.ROReplicaConf = "", ""
+	for _, written := range r.inFileOrder([]string{section}) {
+		if name := relStorage.known(written); name == "replica-conf" || name == "ro-replica-conf" {
+			r.out.Unused = append(r.out.Unused, Unused{Path: r.path, Section: section, Key: name, Line: r.line(values[written]), Why: storage.WithoutReplicas})
+		}
 	}
 	return nil
 }
@@ -323,41 +415,42 @@ func (r *reader) table(value toml.Primitive) (map[string]toml.Primitive, bool) {
 	return values, err == nil && values != nil
 }
 
-// keysOf gives the keys that the section takes, by its type.
-func (r *reader) keysOf(section string, value toml.Primitive, values map[string]toml.Primitive) ([]key, error) {
+// typeOf gives the description of a section by its type.
+func (r *reader) typeOf(section string, value toml.Primitive, values map[string]toml.Primitive) (*storageType, error) {
 	types := storages[section]
+	names := make([]string, len(types))
+	for i, t := range types {
+		names[i] = fmt.Sprintf("%q", t.name)
+	}
 	p, ok := values["type"]
 	if !ok {
-		return nil, r.fail(r.line(value), fmt.Sprintf("the key \"type\" is missing in [%s]", section),
-			fmt.Sprintf("write type = %q", types[0].name))
+		return nil, r.fail(r.line(value), fmt.Sprintf("the key \"type\" is missing in [%s]", section), "write type = "+strings.Join(names, " or "))
 	}
 	name, err := r.text(section, "type", p)
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, len(types))
-	for i, t := range types {
-		if t.name == name {
-			return t.keys, nil
+	for i := range types {
+		if types[i].name == name {
+			return &types[i], nil
 		}
-		names[i] = fmt.Sprintf("%q", t.name)
 	}
 	return nil, r.fail(r.line(p), fmt.Sprintf("unknown type %q of [%s]", name, section),
 		"this version takes "+strings.Join(names, ", "))
 }
 
 // key reads one key of a section.
-func (r *reader) key(section string, known []key, name string, value toml.Primitive) error {
-	i := slices.IndexFunc(known, func(k key) bool { return k.name == name })
-	if i < 0 {
-		names := []string{"type"}
-		for _, k := range known {
-			names = append(names, k.name)
-		}
-		return r.fail(r.line(value), fmt.Sprintf("unknown key %q in [%s]", name, section),
-			suggest(name, names, strings.Join(names, ", ")))
+func (r *reader) key(section string, t *storageType, name string, value toml.Primitive) error {
+	i := slices.IndexFunc(t.keys, func(k key) bool { return k.name == name })
+	if i < 0 && t.other != nil {
+		r.out.Unused = append(r.out.Unused, Unused{Path: r.path, Section: section, Key: name, Line: r.line(value), Why: t.other.unused})
+		return t.other.read(r, section, name, value)
 	}
-	k := known[i]
+	if i < 0 {
+		names := t.names()
+		return r.fail(r.line(value), fmt.Sprintf("unknown key %q in [%s]", name, section), suggest(name, names, strings.Join(names, ", ")))
+	}
+	k := t.keys[i]
 	if err := k.read(r, section, k.name, value); err != nil {
 		return err
 	}

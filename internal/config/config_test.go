@@ -42,7 +42,7 @@ func TestReadsWhatTheFileSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &Config{
-		Source:      FileStorage{Path: "/srv/Data.fs"},
+		Source:      Source{FileStorage: &FileStorage{Path: "/srv/Data.fs"}},
 		Destination: PGJSONB{DSN: "dbname=zodb password=se$cret ${PW}", HistoryPreserving: true, BlobThreshold: 100 << 10},
 	}
 	if d := cmp.Diff(want, got); d != "" {
@@ -66,16 +66,16 @@ func TestValues(t *testing.T) {
 		got        func(*Config) any
 		want       any
 	}{
-		{"relative path stays", source("path='Data.fs'"), func(c *Config) any { return c.Source.Path }, "Data.fs"},
-		{"home directory", source("path='~/Data.fs'"), func(c *Config) any { return c.Source.Path }, filepath.Join(homeDir, "Data.fs")},
-		{"escaped variable", source("path='a$${PW}b'"), func(c *Config) any { return c.Source.Path }, "a${PW}b"},
-		{"lone dollar", source("path='a$PW$$b$'"), func(c *Config) any { return c.Source.Path }, "a$PW$$b$"},
+		{"relative path stays", source("path='Data.fs'"), func(c *Config) any { return c.Source.FileStorage.Path }, "Data.fs"},
+		{"home directory", source("path='~/Data.fs'"), func(c *Config) any { return c.Source.FileStorage.Path }, filepath.Join(homeDir, "Data.fs")},
+		{"escaped variable", source("path='a$${PW}b'"), func(c *Config) any { return c.Source.FileStorage.Path }, "a${PW}b"},
+		{"lone dollar", source("path='a$PW$$b$'"), func(c *Config) any { return c.Source.FileStorage.Path }, "a$PW$$b$"},
 		{"boolean in words", destination("dsn='x'\nhistory-preserving='On'"), func(c *Config) any { return c.Destination.HistoryPreserving }, true},
 		{"boolean from the environment", destination("dsn='x'\nhistory-preserving='${HP}'"), func(c *Config) any { return c.Destination.HistoryPreserving }, true},
 		{"boolean default", destination("dsn='x'"), func(c *Config) any { return c.Destination.HistoryPreserving }, false},
-		{"inline table", "source = {type='filestorage', path='p'}\ndestination = {type='pgjsonb', dsn='d'}", func(c *Config) any { return c.Source.Path + c.Destination.DSN }, "pd"},
-		{"dotted keys", "source.type='filestorage'\nsource.path='p'\ndestination.type='pgjsonb'\ndestination.dsn='d'", func(c *Config) any { return c.Source.Path + c.Destination.DSN }, "pd"},
-		{"blob directory", source("path='p'\nblob-dir='~/b'"), func(c *Config) any { return c.Source.BlobDir }, filepath.Join(homeDir, "b")},
+		{"inline table", "source = {type='filestorage', path='p'}\ndestination = {type='pgjsonb', dsn='d'}", func(c *Config) any { return c.Source.FileStorage.Path + c.Destination.DSN }, "pd"},
+		{"dotted keys", "source.type='filestorage'\nsource.path='p'\ndestination.type='pgjsonb'\ndestination.dsn='d'", func(c *Config) any { return c.Source.FileStorage.Path + c.Destination.DSN }, "pd"},
+		{"blob directory", source("path='p'\nblob-dir='~/b'"), func(c *Config) any { return c.Source.FileStorage.BlobDir }, filepath.Join(homeDir, "b")},
 		{"threshold", destination("dsn='x'\nblob-threshold='1MB'"), func(c *Config) any { return c.Destination.BlobThreshold }, int64(1 << 20)},
 		{"threshold of nothing", destination("dsn='x'\nblob-threshold=0"), func(c *Config) any { return c.Destination.BlobThreshold }, int64(0)},
 		{"threshold default", destination("dsn='x'"), func(c *Config) any { return c.Destination.BlobThreshold }, int64(100 << 10)},
@@ -125,9 +125,9 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 			`c.toml:1: source is not a section; write [source] on a line of its own`},
 		{"section as value", "source=3\n" + dst, `c.toml:1: source is not a section; write [source] on a line of its own`},
 		{"missing type", "[source]\npath='x'\n" + dst,
-			`c.toml:1: the key "type" is missing in [source]; write type = "filestorage"`},
-		{"unknown type", "[source]\ntype='relstorage'\n" + dst,
-			`c.toml:2: unknown type "relstorage" of [source]; this version takes "filestorage"`},
+			`c.toml:1: the key "type" is missing in [source]; write type = "filestorage" or "relstorage"`},
+		{"unknown type", "[source]\ntype='zeo'\n" + dst,
+			`c.toml:2: unknown type "zeo" of [source]; this version takes "filestorage", "relstorage"`},
 		{"type of another section", src + "[destination]\ntype='filestorage'\n",
 			`c.toml:5: unknown type "filestorage" of [destination]; this version takes "pgjsonb"`},
 		{"missing key", "[source]\ntype='filestorage'\n" + dst, `c.toml:1: the key "path" is missing in [source]`},
@@ -198,7 +198,7 @@ func TestTheSourceMayBeLeftOutWhereOnlyTheDestinationCounts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Destination.S3.Bucket != "b" || c.Source.Path != "" {
+	if c.Destination.S3.Bucket != "b" || c.Source.given() {
 		t.Errorf("%+v", c)
 	}
 	if _, err := Read(path, env()); err == nil {
@@ -261,7 +261,7 @@ func FuzzParse(f *testing.F) {
 		c, err := parse("c.toml", text, env("PW", "x"), sectionNames)
 		var e *Error
 		switch {
-		case err == nil && (c.Source.Path == "" || c.Destination.DSN == ""):
+		case err == nil && (!c.Source.given() || c.Destination.DSN == ""):
 			t.Error("a configuration without path or dsn was accepted")
 		case err != nil && (!errors.As(err, &e) || e.Path != "c.toml" || e.Reason == ""):
 			t.Errorf("not an *Error with a reason: %#v", err)

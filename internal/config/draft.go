@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -26,7 +28,7 @@ type Draft struct {
 // TOML gives the text of the file. getenv gives the environment. Every error is
 // an *Error.
 func (d Draft) TOML(getenv func(string) (string, bool)) (string, error) {
-	w := &draftWriter{values: map[string]map[string]draftValue{}, taken: map[string]string{}}
+	w := &draftWriter{values: map[string]map[string]draftValue{}, taken: map[string]string{}, types: map[string]string{}}
 	if d.From == "" {
 		return w.file(""), nil
 	}
@@ -45,7 +47,7 @@ func (d Draft) TOML(getenv func(string) (string, bool)) (string, error) {
 		err = w.take(c)
 	}
 	if err != nil {
-		w.taken = map[string]string{}
+		w.taken, w.err = map[string]string{}, nil
 		if c, err = d.read(text, getenv); err == nil {
 			err = w.take(c)
 		}
@@ -132,11 +134,28 @@ type draftValue struct{ toml, note string }
 type draftWriter struct {
 	values map[string]map[string]draftValue // by section and key
 	taken  map[string]string                // where a section comes from
+	types  map[string]string                // of [source]; "source." is the section in it
+	indent int                              // of the lines that are written
 	err    error
 }
 
 func (w *draftWriter) set(section, key, toml, note string) {
+	if w.values[section] == nil {
+		w.values[section] = map[string]draftValue{}
+	}
 	w.values[section][key] = draftValue{toml, note}
+}
+
+func (w *draftWriter) flag(section, key string, value *bool) {
+	if value != nil {
+		w.set(section, key, strconv.FormatBool(*value), "")
+	}
+}
+
+func (w *draftWriter) number(section, key string, value int64) {
+	if value != 0 {
+		w.set(section, key, strconv.FormatInt(value, 10), "")
+	}
 }
 
 // text sets a key to a text that is not empty.
@@ -152,8 +171,9 @@ func (w *draftWriter) text(section, key, value, note string) {
 }
 
 const (
+	variableNote = "The password is not copied: set the variable."
 	passwordNote = "The password is not copied. PGPASSWORD and ~/.pgpass count as with psql."
-	dsnNote      = "It cannot be taken over without a password that may be in it: set ZODB_DSN to the whole of it, or write it here without the password."
+	dsnNote      = "It cannot be taken over without a password that may be in it: set %s to the whole of it, or write it here without the password."
 	keyNote      = "The key is not copied: set the variable."
 	changeNote   = "CHANGE THIS."
 )
@@ -161,14 +181,16 @@ const (
 // take fills in what is known.
 func (w *draftWriter) take(e *ends) error {
 	c := &Config{}
-	w.values = map[string]map[string]draftValue{"source": {}, "destination": {}}
+	w.values, w.types = map[string]map[string]draftValue{}, map[string]string{}
 	if e.source != nil {
-		if err := c.takeSource(e.source); err != nil {
-			return err
-		}
+		c.takeSource(e.source)
 		w.taken["source"] = e.source.Pos.String()
-		w.text("source", "path", c.Source.Path, "")
-		w.text("source", "blob-dir", c.Source.BlobDir, "")
+		if f := c.Source.FileStorage; f != nil {
+			w.text("source", "path", f.Path, "")
+			w.text("source", "blob-dir", f.BlobDir, "")
+		} else {
+			w.relStorage(c.Source.RelStorage)
+		}
 	}
 	if e.destination != nil {
 		c.takeDestination(e.destination)
@@ -178,15 +200,65 @@ func (w *draftWriter) take(e *ends) error {
 	return w.err
 }
 
-func (w *draftWriter) destination(p *PGJSONB) {
-	const section = "destination"
-	switch dsn, removed, ok := withoutPassword(p.DSN); {
-	case !ok || dsn == "":
-		w.set(section, "dsn", `"${ZODB_DSN}"`, dsnNote)
+func (w *draftWriter) relStorage(s *RelStorage) {
+	w.types["source"] = "relstorage"
+	w.flag("source", "keep-history", s.KeepHistory)
+	w.text("source", "blob-dir", s.BlobDir, "")
+	w.flag("source", "shared-blob-dir", s.SharedBlobDir)
+	w.text("source", "replica-conf", s.ReplicaConf, "")
+	w.text("source", "ro-replica-conf", s.ROReplicaConf, "")
+	switch {
+	case s.PostgreSQL != nil:
+		w.types["source."] = "postgresql"
+		w.dsn("source.postgresql", s.PostgreSQL.DSN, "RELSTORAGE_DSN")
+	case s.SQLite3 != nil:
+		w.types["source."] = "sqlite3"
+		w.text("source.sqlite3", "data-dir", s.SQLite3.DataDir, "")
+	default:
+		w.types["source."] = "mysql"
+		w.mysql(s.MySQL)
+	}
+}
+
+func (w *draftWriter) mysql(m *storage.MySQL) {
+	const section = "source.mysql"
+	w.text(section, "db", m.Database, "")
+	w.text(section, "user", m.User, "")
+	switch {
+	case namedVariables.MatchString(m.Password):
+		w.text(section, "passwd", m.Password, "")
+	case m.Password != "":
+		w.set(section, "passwd", `"${MYSQL_PWD}"`, variableNote)
+	}
+	w.text(section, "host", m.Host, "")
+	w.number(section, "port", m.Port)
+	w.text(section, "unix_socket", m.UnixSocket, "")
+	w.number(section, "connect_timeout", m.ConnectTimeout)
+	if m.Compress {
+		w.set(section, "compress", "true", "")
+	}
+	w.text(section, "read_default_file", m.DefaultFile, "")
+	w.text(section, "read_default_group", m.DefaultGroup, "")
+}
+
+// dsn sets the key dsn to a connection string without its password.
+func (w *draftWriter) dsn(section, value, variable string) {
+	switch dsn, removed, ok := withoutPassword(value); {
+	case !ok:
+		w.set(section, "dsn", `"${`+variable+`}"`, fmt.Sprintf(dsnNote, variable))
+	case dsn == "" && removed:
+		w.set(section, "dsn", `""`, passwordNote)
 	case removed:
 		w.text(section, "dsn", dsn, passwordNote)
 	default:
 		w.text(section, "dsn", dsn, "")
+	}
+}
+
+func (w *draftWriter) destination(p *PGJSONB) {
+	const section = "destination"
+	if w.dsn(section, p.DSN, "ZODB_DSN"); w.values[section]["dsn"].toml == `""` {
+		w.set(section, "dsn", `"${ZODB_DSN}"`, fmt.Sprintf(dsnNote, "ZODB_DSN"))
 	}
 	w.set(section, "history-preserving", fmt.Sprint(p.HistoryPreserving), "")
 	if p.BlobThreshold != DefaultBlobThreshold {
@@ -222,31 +294,75 @@ func (w *draftWriter) file(from string) string {
 	b.WriteString("#\n# ${NAME} in a value is the environment variable NAME. A key with # before it is\n" +
 		"# not set. Look at it, then try it; nothing is written by\n#\n#   zodb-convert --dry-run FILE\n")
 	for _, section := range sectionNames {
-		t := storages[section][0]
-		fmt.Fprintf(&b, "\n[%s]\n", section)
-		if at := w.taken[section]; at != "" {
-			fmt.Fprintf(&b, "# Taken from %s.\n", oneLine(at))
-		}
-		fmt.Fprintf(&b, "type = %q\n", t.name)
-		for _, k := range t.keys {
-			if k.unused == "" {
-				w.key(&b, section, k)
-			}
-		}
+		w.section(&b, section)
 	}
 	return b.String()
 }
 
+// section writes a section and that in it. Where nothing tells the type of the
+// source, all that may be it follow as comments.
+func (w *draftWriter) section(b *strings.Builder, section string) {
+	types := storages[section]
+	at := max(slices.IndexFunc(types, func(t storageType) bool { return t.name == w.types[section] }), 0)
+	fmt.Fprintf(b, "\n[%s]\n", section)
+	if from := w.taken[section]; from != "" {
+		fmt.Fprintf(b, "# Taken from %s.\n", oneLine(from))
+	}
+	w.storage(b, section, &types[at])
+	if w.taken[section] != "" {
+		return
+	}
+	for i := range types {
+		if i == at {
+			continue
+		}
+		var other strings.Builder
+		w.indent = len("#   ")
+		fmt.Fprintf(&other, "[%s]\n", section)
+		w.storage(&other, section, &types[i])
+		w.indent = 0
+		fmt.Fprintf(b, "\n# In place of these lines for type %s, with one of its sections:\n#\n", types[i].name)
+		for line := range strings.Lines(other.String()) {
+			if line == "\n" {
+				b.WriteString("#\n")
+				continue
+			}
+			b.WriteString("#   " + line)
+		}
+	}
+}
+
+// storage writes the keys of a type.
+func (w *draftWriter) storage(b *strings.Builder, section string, t *storageType) {
+	if t.named {
+		fmt.Fprintf(b, "type = %q\n", t.name)
+	}
+	for _, k := range t.keys {
+		if k.unused == "" && k.example != "" {
+			w.key(b, section, k)
+		}
+	}
+	chosen := w.types[section+"."]
+	for i := range t.inner {
+		in := &t.inner[i]
+		if in.refused != "" || len(in.keys) == 0 || chosen != "" && in.name != chosen {
+			continue
+		}
+		fmt.Fprintf(b, "\n[%s.%s]\n", section, in.name)
+		w.storage(b, section+"."+in.name, in)
+	}
+}
+
 func (w *draftWriter) key(b *strings.Builder, section string, k key) {
 	b.WriteString("\n")
-	comment(b, strings.ToUpper(k.doc[:1])+k.doc[1:]+".")
+	w.comment(b, strings.ToUpper(k.doc[:1])+k.doc[1:]+".")
 	v, known := w.values[section][k.name]
 	switch {
 	case known:
-		comment(b, v.note)
+		w.comment(b, v.note)
 		fmt.Fprintf(b, "%s = %s\n", k.name, v.toml)
 	case k.required:
-		comment(b, changeNote)
+		w.comment(b, changeNote)
 		fmt.Fprintf(b, "%s = %s\n", k.name, k.example)
 	default:
 		fmt.Fprintf(b, "# %s = %s\n", k.name, k.example)
@@ -254,8 +370,8 @@ func (w *draftWriter) key(b *strings.Builder, section string, k key) {
 }
 
 // comment writes words as lines with # before them.
-func comment(b *strings.Builder, text string) {
-	const width = 80
+func (w *draftWriter) comment(b *strings.Builder, text string) {
+	width := 80 - w.indent
 	line := "#"
 	for _, word := range strings.Fields(text) {
 		if len(line)+1+len(word) > width && line != "#" {

@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,24 +30,7 @@ func TestADraftOfNothingIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := reread(t, text, env()); c.Source.Path == "" || c.Destination.DSN == "" || len(c.Unused) > 0 {
-		t.Errorf("%+v", c)
-	}
-	// Every key that acts is in it, and taking the # away makes it valid.
-	uncommented := strings.Builder{}
-	for line := range strings.Lines(text) {
-		for _, k := range Keys() {
-			line = strings.Replace(line, "# "+k.Key+" = ", k.Key+" = ", 1)
-		}
-		uncommented.WriteString(line)
-	}
-	for _, k := range Keys() {
-		if has := strings.Contains(uncommented.String(), "\n"+k.Key+" = "); has != (k.Unused == "") {
-			t.Errorf("the key %s: %v", k.Key, has)
-		}
-	}
-	c := reread(t, uncommented.String(), everyVariable)
-	if c.Destination.S3.SecretKey != "/value/of/AWS_SECRET_ACCESS_KEY" || len(c.Unused) > 0 {
+	if c := reread(t, text, env()); c.Source.FileStorage == nil || c.Destination.DSN == "" || len(c.Unused) > 0 {
 		t.Errorf("%+v", c)
 	}
 	for line := range strings.Lines(text) {
@@ -54,6 +38,63 @@ func TestADraftOfNothingIsRead(t *testing.T) {
 			t.Errorf("a long line: %q", line)
 		}
 	}
+	// Every key that acts is in it, for each type, and taking the # away makes it
+	// valid.
+	first, rest, ok := strings.Cut(text, "\n# In place of these lines for type relstorage")
+	other, destination, also := strings.Cut(rest, "\n[destination]\n")
+	if !ok || !also {
+		t.Fatalf("no RelStorage in\n%s", text)
+	}
+	_, other, _ = strings.Cut(other, "#\n")
+	destination = "\n[destination]\n" + destination
+	plain := strings.Builder{}
+	for line := range strings.Lines(other) {
+		plain.WriteString(strings.TrimPrefix(strings.TrimPrefix(line, "#"), "   "))
+	}
+	other = plain.String()
+	c := reread(t, withKeys(t, first+destination, "filestorage", "pgjsonb"), everyVariable)
+	if c.Source.FileStorage.BlobDir == "" || c.Destination.S3.SecretKey != "/value/of/AWS_SECRET_ACCESS_KEY" || len(c.Unused) > 0 {
+		t.Errorf("%+v", c)
+	}
+	whole := withKeys(t, other, "relstorage")
+	databases := strings.Split(whole, "\n[source.")
+	if len(databases) != 4 {
+		t.Fatalf("%d parts in\n%s", len(databases), whole)
+	}
+	for _, database := range databases[1:] {
+		files(t, map[string]string{"replicas": "a\n"})
+		text := databases[0] + "\n[source." + database + destination
+		c, err := Origin{Path: "draft.toml"}.parse([]byte(text), everyVariable)
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, text)
+		}
+		s := c.Source.RelStorage
+		if s == nil || s.KeepHistory == nil || s.BlobDir == "" || (s.SQLite3 == nil) != (len(c.Unused) == 0) {
+			t.Errorf("%+v", c)
+		}
+		if m := s.MySQL; m != nil && (m.Password != "/value/of/MYSQL_PWD" || m.Database == "" || m.DefaultGroup == "" || m.Port == 0) {
+			t.Errorf("%+v", m)
+		}
+	}
+}
+
+// withKeys takes the # before keys away, and looks for each that acts.
+func withKeys(t *testing.T, draft string, types ...string) string {
+	t.Helper()
+	b := strings.Builder{}
+	for line := range strings.Lines(draft) {
+		for _, k := range Keys() {
+			line = strings.Replace(line, "# "+k.Key+" = ", k.Key+" = ", 1)
+		}
+		b.WriteString(line)
+	}
+	for _, k := range Keys() {
+		acts := k.Unused == "" && k.Key != "named_pipe"
+		if has := strings.Contains(b.String(), "\n"+k.Key+" = "); slices.Contains(types, k.Type) && has != acts {
+			t.Errorf("the key %s: %v", k.Key, has)
+		}
+	}
+	return b.String()
 }
 
 // What a draft says is what the file says that it is made from, but for
@@ -74,7 +115,7 @@ func TestDraftsSayWhatTheFileSays(t *testing.T) {
 			want, wantErr := Draft{From: path}.read(text, everyVariable)
 			c := &Config{}
 			if wantErr == nil && want.source != nil {
-				wantErr = c.takeSource(want.source)
+				c.takeSource(want.source)
 			}
 			if (err == nil) != (wantErr == nil) && isZConfig(text) {
 				t.Fatalf("%v, and the file itself: %v", err, wantErr)
@@ -87,8 +128,13 @@ func TestDraftsSayWhatTheFileSays(t *testing.T) {
 			}
 			drafts++
 			got := reread(t, draft, everyVariable)
-			if want.source != nil && got.Source != c.Source {
-				t.Errorf("%s", cmp.Diff(c.Source, got.Source))
+			if want.source != nil {
+				for _, s := range []*Source{&c.Source, &got.Source} {
+					hidePasswords(s)
+				}
+				if d := cmp.Diff(c.Source, got.Source); d != "" {
+					t.Error(d)
+				}
 			}
 			if want.destination == nil {
 				return
@@ -107,6 +153,19 @@ func TestDraftsSayWhatTheFileSays(t *testing.T) {
 	}
 	if drafts < 15 {
 		t.Errorf("only %d drafts", drafts)
+	}
+}
+
+// hidePasswords leaves of a source what a draft takes over.
+func hidePasswords(s *Source) {
+	if s.RelStorage == nil {
+		return
+	}
+	if p := s.RelStorage.PostgreSQL; p != nil {
+		p.DSN, _, _ = withoutPassword(p.DSN)
+	}
+	if m := s.RelStorage.MySQL; m != nil && m.Password != "" {
+		m.Password = "given"
 	}
 }
 
@@ -182,7 +241,7 @@ func TestDraftsUseValuesWhereNamesWillNotDo(t *testing.T) {
 func TestDraftsOfWhatCannotBeTaken(t *testing.T) {
 	files(t, map[string]string{
 		"zope.conf": draftSite, "both.toml": tSource + tDest, "empty.conf": "", "source.conf": zSource,
-		"two.conf": strings.ReplaceAll(draftSite, "main", "old"), "relstorage.conf": "<relstorage source>\n<postgresql/>\n</relstorage>\n",
+		"two.conf": strings.ReplaceAll(draftSite, "main", "old"), "oracle.conf": "<relstorage source>\n<oracle>\nuser a\npassword b\ndsn c\n</oracle>\n</relstorage>\n",
 	})
 	for _, c := range []struct {
 		draft Draft
@@ -195,7 +254,7 @@ func TestDraftsOfWhatCannotBeTaken(t *testing.T) {
 		{Draft{From: "two.conf"}, "two.conf: it has several databases, and none of them is named main: old, new; name one with --source-db or --dest-db"},
 		{Draft{From: "zope.conf", DestinationDatabase: "main"}, "zope.conf:5: <filestorage> cannot be the destination"},
 		{Draft{From: "source.conf", SourceDatabase: "main"}, "source.conf: there is no <zodb_db> in it, so that no database can be named"},
-		{Draft{From: "relstorage.conf"}, "relstorage.conf:1: <relstorage> cannot be the source"},
+		{Draft{From: "oracle.conf"}, "oracle.conf:2: a RelStorage in <oracle> cannot be read"},
 	} {
 		if _, err := c.draft.TOML(env("SITE", "/site", "STAGE", "a", "S3_SECRET", "x")); err == nil || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%+v: %v", c.draft, err)
@@ -266,7 +325,7 @@ func FuzzDraft(f *testing.F) {
 		if err != nil {
 			return // with names in place of these values it can be
 		}
-		if e.source != nil && (got.Source.Path != home(e.source.FileStorage.Path) || e.destination != nil && got.Destination.S3.Bucket != e.destination.PGJSONB.S3.Bucket) {
+		if e.source != nil && (got.Source.FileStorage.Path != home(e.source.FileStorage.Path) || e.destination != nil && got.Destination.S3.Bucket != e.destination.PGJSONB.S3.Bucket) {
 			t.Errorf("%+v of\n%s", got, text)
 		}
 	})

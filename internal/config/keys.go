@@ -11,10 +11,65 @@ import (
 
 var sectionNames = []string{"source", "destination"}
 
-// storageType is a type of storage that a section may name.
+// storageType is a type of storage that a section may name, or a section in that
+// of one.
 type storageType struct {
 	name string
-	keys []key
+	// named: the key type tells the type.
+	named bool
+	keys  []key
+	// begin notes that there is such a section.
+	begin func(*Config)
+	// loose: - and _ in a key are the same.
+	loose bool
+	// inner are sections, of which one may be there, or must.
+	inner      []storageType
+	needsInner bool
+	// other describes keys that are not in keys; nil if there are none.
+	other *key
+	// refused is why there must not be such a section.
+	refused string
+}
+
+// known gives the name of the key or section that is meant by what is written.
+func (t *storageType) known(written string) string {
+	if !t.loose {
+		return written
+	}
+	same := func(name string) bool {
+		return strings.ReplaceAll(name, "_", "-") == strings.ReplaceAll(written, "_", "-")
+	}
+	for _, name := range t.names() {
+		if same(name) {
+			return name
+		}
+	}
+	return written
+}
+
+// names lists everything that may stand in the section.
+func (t *storageType) names() []string {
+	var names []string
+	if t.named {
+		names = append(names, "type")
+	}
+	for _, k := range t.keys {
+		names = append(names, k.name)
+	}
+	for _, in := range t.inner {
+		names = append(names, in.name)
+	}
+	return names
+}
+
+func (t *storageType) innerNames(section string) string {
+	var names []string
+	for _, in := range t.inner {
+		if in.refused == "" {
+			names = append(names, "["+section+"."+in.name+"]")
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // key is one key of a section.
@@ -35,16 +90,16 @@ const runtime = "it matters to a running site only"
 // reference.
 var storages = map[string][]storageType{
 	"source": {{
-		name: "filestorage",
+		name: "filestorage", named: true, begin: func(c *Config) { c.Source.FileStorage = &FileStorage{} },
 		keys: []key{
 			{name: "path", required: true, value: "path", doc: "the Data.fs to read; it is never written to", example: `"/srv/plone/var/filestorage/Data.fs"`,
-				read: textInto(func(c *Config, s string) { c.Source.Path = home(s) })},
+				read: textInto(func(c *Config, s string) { c.Source.FileStorage.Path = home(s) })},
 			{name: "blob-dir", value: "path", doc: "the directory of its blobs; needed if the database has any", example: `"/srv/plone/var/blobstorage"`,
-				read: textInto(func(c *Config, s string) { c.Source.BlobDir = home(s) })},
+				read: textInto(func(c *Config, s string) { c.Source.FileStorage.BlobDir = home(s) })},
 		},
-	}},
+	}, relStorage},
 	"destination": {{
-		name: "pgjsonb",
+		name: "pgjsonb", named: true,
 		keys: []key{
 			{name: "dsn", required: true, value: "string", doc: "the PostgreSQL database, as libpq takes it (key=value or URL)", example: `"dbname=zodb_new user=zodb host=localhost"`,
 				read: textInto(func(c *Config, s string) { c.Destination.DSN = s })},
@@ -90,10 +145,20 @@ func Keys() []KeyDoc {
 	for _, section := range sectionNames {
 		for _, s := range storages[section] {
 			docs = append(docs, KeyDoc{Section: section, Type: s.name, Key: "type", Value: fmt.Sprintf("%q", s.name), Doc: "the kind of storage", Required: true})
-			for _, k := range s.keys {
-				docs = append(docs, KeyDoc{Section: section, Type: s.name, Key: k.name, Value: k.value, Doc: k.doc, Required: k.required, Unused: k.unused})
-			}
+			docs = append(docs, s.docs(section, s.name)...)
 		}
+	}
+	return docs
+}
+
+// docs describes the keys of a section and of those in it.
+func (t *storageType) docs(section, storage string) []KeyDoc {
+	var docs []KeyDoc
+	for _, k := range t.keys {
+		docs = append(docs, KeyDoc{Section: section, Type: storage, Key: k.name, Value: k.value, Doc: k.doc, Required: k.required, Unused: k.unused})
+	}
+	for i := range t.inner {
+		docs = append(docs, t.inner[i].docs(section+"."+t.inner[i].name, storage)...)
 	}
 	return docs
 }

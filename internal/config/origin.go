@@ -44,6 +44,11 @@ func (o Origin) Read(getenv func(string) (string, bool)) (*Config, error) {
 			return nil, asError(err)
 		}
 	}
+	if r := c.Source.RelStorage; r != nil && !o.DestinationOnly {
+		if err := r.readReplicas(); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
@@ -78,7 +83,7 @@ func (o Origin) parse(text []byte, getenv func(string) (string, bool)) (*Config,
 		name, site, flag string
 		given            bool
 	}{
-		{"source", o.SourceSite, "--source-zope-conf", c.Source != FileStorage{}},
+		{"source", o.SourceSite, "--source-zope-conf", c.Source.given()},
 		{"destination", o.DestinationSite, "--dest-zope-conf", c.Destination.DSN != ""},
 	} {
 		if end.given && end.site != "" {
@@ -125,12 +130,10 @@ func (o Origin) parseZConfig(path string, text []byte, getenv func(string) (stri
 	c.warn(file.Warnings)
 	if file.HasSource() && !o.DestinationOnly || slices.Contains(required, "source") {
 		s, err := file.Source()
-		if err == nil {
-			err = c.takeSource(s)
-		}
 		if err != nil {
 			return nil, asError(err)
 		}
+		c.takeSource(s)
 	}
 	if file.HasDestination() || slices.Contains(required, "destination") {
 		d, err := file.Destination()
@@ -151,7 +154,8 @@ func (c *Config) sourceSite(o Origin, options storage.Options) error {
 	if err != nil {
 		return err
 	}
-	return c.takeSource(s)
+	c.takeSource(s)
+	return nil
 }
 
 func (c *Config) destinationSite(o Origin, options storage.Options) error {
@@ -167,13 +171,14 @@ func (c *Config) destinationSite(o Origin, options storage.Options) error {
 	return nil
 }
 
-func (c *Config) takeSource(s *storage.Source) error {
-	if s.FileStorage == nil {
-		return &zconfig.Error{Pos: s.Pos, Reason: "<relstorage> cannot be the source: this version reads FileStorage only", Hint: "name a <filestorage>"}
+func (c *Config) takeSource(s *storage.Source) {
+	c.Source = Source{}
+	if s.FileStorage != nil {
+		c.Source.FileStorage = &FileStorage{Path: s.FileStorage.Path, BlobDir: s.FileStorage.BlobDir}
+	} else {
+		c.Source.RelStorage = &RelStorage{RelStorage: *s.RelStorage}
 	}
-	c.Source = FileStorage{Path: s.FileStorage.Path, BlobDir: s.FileStorage.BlobDir}
 	c.unused(s.Unused)
-	return nil
 }
 
 func (c *Config) takeDestination(d *storage.Destination) {

@@ -15,9 +15,14 @@ func files(t *testing.T, texts map[string]string) {
 	t.Helper()
 	t.Chdir(t.TempDir())
 	for name, text := range texts {
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		write(t, name, text)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -58,7 +63,11 @@ func TestOrigins(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got.Source.Path != c.path || got.Source.BlobDir != c.blobs || got.Destination.DSN != c.db || got.Destination.BlobThreshold != DefaultBlobThreshold {
+			source := FileStorage{}
+			if got.Source.given() {
+				source = *got.Source.FileStorage
+			}
+			if source.Path != c.path || source.BlobDir != c.blobs || got.Destination.DSN != c.db || got.Destination.BlobThreshold != DefaultBlobThreshold {
 				t.Errorf("%+v", got)
 			}
 		})
@@ -79,7 +88,7 @@ func TestOriginsWithMistakes(t *testing.T) {
 		{"no source", Origin{Path: "dest.toml"}, "dest.toml: the section [source] is missing"},
 		{"source twice", Origin{Path: "source.conf", SourceSite: "old.conf", DestinationSite: "new.conf"}, "source.conf: the source is given twice: here, and by --source-zope-conf; take one of them out"},
 		{"destination twice", Origin{Path: "both.toml", DestinationSite: "new.conf"}, "both.toml: the destination is given twice: here, and by --dest-zope-conf"},
-		{"relstorage", Origin{Path: "relstorage.conf"}, "relstorage.conf:1: <relstorage> cannot be the source: this version reads FileStorage only; name a <filestorage>"},
+		{"relstorage", Origin{Path: "relstorage.conf"}, "relstorage.conf: no storage is named destination; write <pgjsonb destination>"},
 		{"no such database", Origin{SourceSite: "old.conf", SourceDatabase: "othr", DestinationSite: "new.conf"}, "old.conf: there is no <zodb_db othr> in it; did you mean other?"},
 		{"no site", Origin{SourceSite: "none.conf"}, "none.conf: the configuration cannot be read: no such file or directory"},
 		{"site as the file", Origin{Path: "old.conf"}, "old.conf:1: the key instancehome stands outside of the storages; a file for a conversion has"},
@@ -153,7 +162,7 @@ func FuzzOrigin(f *testing.F) {
 		c, err := Origin{Path: "x"}.parse(text, env("PW", "x"))
 		var e *Error
 		switch {
-		case err == nil && (c.Source.Path == "" || c.Destination.DSN == ""):
+		case err == nil && (!c.Source.given() || c.Destination.DSN == ""):
 			t.Error("a configuration without path or dsn was accepted")
 		case err != nil && (!errors.As(err, &e) || e.Path == "" || e.Reason == ""):
 			t.Errorf("not an *Error with a reason: %#v", err)

@@ -82,6 +82,9 @@ const (
 	label    = "it is a label in the site's own messages"
 )
 
+// WithoutWriting is why keys about the source have no effect.
+const WithoutWriting = unwrites
+
 // k makes a key that acts.
 func k(name string, is datatype) key { return key{name: name, is: is} }
 
