@@ -181,8 +181,9 @@ type Session interface {
 	// Loaded is called once, when every chunk is written: it looks once more for
 	// blobs that were missing, makes everything durable and moves the run to
 	// Finishing. A load from several views of a Table may lack a transaction that
-	// rows name: it gets one without user and description, until Differences. It returns a *RejectedError, and stays in Loading, if there are
-	// rejects or missing blobs that are not accepted or that may not be.
+	// rows name: it gets one without user and description, until Differences. It
+	// returns a *RejectedError, and stays in Loading, if there are rejects or
+	// missing blobs that are not accepted or that may not be.
 	Loaded(ctx context.Context, src source.Source) error
 	// Finish makes keys, indexes, sequence and statistics. Each step is done
 	// once, whatever interrupts it. It moves the run to CatchingUp.
@@ -199,6 +200,10 @@ type Session interface {
 	// which is committed with the chunk that has EndsTransaction: a destination is
 	// what one view of the source was, or as it was before.
 	Reconciler(ctx context.Context, src source.Table) (Writer, error)
+	// Foreign is what a run is told whose destination Differences does not take for
+	// the source's: a *RefusedError. A run that has changed nothing is ended. What
+	// Have and Reconciler gave must be let go before.
+	Foreign(ctx context.Context, e *source.ForeignError) error
 	// Rejects calls fn for every reject of the run, oldest position first.
 	Rejects(ctx context.Context, fn func(*Reject) error) error
 	// MissingBlobs calls fn for every blob that was not found or could not be
@@ -431,7 +436,10 @@ func (e *RejectedError) Error() string {
 type RefusedError struct {
 	Reason string
 	Hint   string
+	Cause  error // what a source or a server said, if that is what it is about
 }
+
+func (e *RefusedError) Unwrap() error { return e.Cause }
 
 func (e *RefusedError) Error() string {
 	if e.Hint == "" {

@@ -2,10 +2,8 @@ package pgjsonb
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -27,9 +25,7 @@ const stageColumns = "(seq, zoid, tid, class_mod, class_name, state, state_size,
 // moment the destination is the source as it was at some earlier time. Its
 // commits wait for the disk: what is acknowledged is never written again.
 type follower struct {
-	s    *session
-	conn *pgx.Conn
-	rows recordRows
+	groupWriter
 
 	// The open group.
 	open   bool
@@ -49,7 +45,7 @@ func (s *session) Follower(ctx context.Context, src source.Log) (dest.Writer, er
 	if err := s.startUploads(ctx); err != nil {
 		return nil, err
 	}
-	f := &follower{s: s, rows: newRecordRows(src), maxOID: s.record.MaxOID}
+	f := &follower{groupWriter: groupWriter{s: s, role: "follow", rows: newRecordRows(src)}, maxOID: s.record.MaxOID}
 	if err := f.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -68,24 +64,10 @@ func (s *session) Follower(ctx context.Context, src source.Log) (dest.Writer, er
 	return f, nil
 }
 
-func (f *follower) connect(ctx context.Context) (err error) {
-	f.conn, err = f.s.dest.connect.reopen(ctx, f.s.application("follow"), f.s.dest.config.Wait)
-	if err != nil {
-		return f.s.dest.plain(err)
-	}
-	return nil
-}
-
 // createStage makes the stage, in each transaction anew: behind a pooler the
 // next one may be another session's.
 const createStage = `CREATE TEMPORARY TABLE zodb_convert_stage (seq bigint, zoid bigint, tid bigint, class_mod text,
 	class_name text, state jsonb, state_size integer, refs bigint[]) ON COMMIT DROP`
-
-// Close ends the connection; a group that is open is not written.
-func (f *follower) Close() error {
-	closeQuietly(f.conn)
-	return nil
-}
 
 // Write stages a chunk, and commits if a transaction of the source ends with it.
 func (f *follower) Write(ctx context.Context, c *source.Chunk) (*dest.Result, error) {
@@ -185,11 +167,6 @@ func (f *follower) committed() {
 	f.s.record.MaxOID = max(f.s.record.MaxOID, f.maxOID)
 }
 
-func (f *follower) exec(ctx context.Context, sql ...string) error {
-	_, err := f.conn.PgConn().Exec(ctx, strings.Join(sql, "; ")).ReadAll()
-	return err
-}
-
 func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, error) {
 	clear(f.rows.refused)
 	if !f.open {
@@ -202,18 +179,7 @@ func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, 
 		f.open = true
 	}
 	f.chunks++
-	err := f.stageReadable(ctx, c)
-	if ofData(err) {
-		cause := err
-		if err := f.rows.findRefused(ctx, f.conn, stageTable); err != nil {
-			return nil, err
-		}
-		if len(f.rows.refused) == 0 {
-			return nil, cause
-		}
-		err = f.stageReadable(ctx, c)
-	}
-	if err != nil {
+	if err := f.take(ctx, func() error { return f.stage(ctx, c) }); err != nil {
 		return nil, err
 	}
 	fault.Point("follow.copied")
@@ -223,46 +189,12 @@ func (f *follower) attempt(ctx context.Context, c *source.Chunk) (*dest.Result, 
 	return f.rows.result, f.commit(ctx, source.Range{From: f.from, To: c.Range.To})
 }
 
-// stageReadable stages a chunk, as often as files of blobs turn out to be
-// unreadable while they are sent.
-func (f *follower) stageReadable(ctx context.Context, c *source.Chunk) error {
-	for {
-		err := f.stage(ctx, c)
-		if err == nil {
-			return nil
-		}
-		f.rows.blobs.takeBack(f.s.plan.BlobBytes)
-		again, e := f.rows.unreadableBlob(ctx, err)
-		if e != nil {
-			return e
-		}
-		if !again {
-			return err
-		}
-	}
-}
-
-// stage copies a chunk's transactions, records, rejects and blobs. A failure on
-// data, or on the file of a blob, leaves the transaction as it was before.
-func (f *follower) stage(ctx context.Context, c *source.Chunk) (err error) {
-	if err := f.exec(ctx, "SAVEPOINT chunk"); err != nil {
-		return err
-	}
-	r := &f.rows
+// stage copies a chunk's transactions, records, rejects and blobs.
+func (f *follower) stage(ctx context.Context, c *source.Chunk) error {
+	r, seq := &f.rows, f.seq
 	r.reset()
-	seq := f.seq
-	err = f.copyChunk(ctx, c)
-	if bad := (*source.BlobError)(nil); ofData(err) || errors.As(err, &bad) {
+	if err := f.sparing(ctx, func() error { return f.copyChunk(ctx, c) }); err != nil {
 		f.seq = seq
-		if e := f.exec(ctx, "ROLLBACK TO SAVEPOINT chunk", "RELEASE SAVEPOINT chunk"); e != nil {
-			return e
-		}
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	if err := f.exec(ctx, "RELEASE SAVEPOINT chunk"); err != nil {
 		return err
 	}
 	r.total()
@@ -453,21 +385,6 @@ func (f *follower) apply(ctx context.Context) error {
 		return err
 	}
 	return f.kept(ctx, newestStaged+" r WHERE class_mod IS NOT NULL", state)
-}
-
-// kept makes sure that the rows r are in a table: somebody else's trigger may
-// have left one out.
-func (f *follower) kept(ctx context.Context, rows, table string) error {
-	var missing int64
-	err := f.conn.QueryRow(ctx, "SELECT count(*) FROM (SELECT zoid, tid FROM "+rows+") n WHERE NOT EXISTS (SELECT FROM "+
-		table+" o WHERE o.zoid = n.zoid AND o.tid = n.tid)").Scan(&missing)
-	if err != nil {
-		return fmt.Errorf("look for the new rows: %w", err)
-	}
-	if missing > 0 {
-		return fmt.Errorf("PostgreSQL has not kept %s: a trigger leaves rows out, which would be lost; disable it for the conversion", count(missing, "new row"))
-	}
-	return nil
 }
 
 // alone makes sure that the site has not written meanwhile.

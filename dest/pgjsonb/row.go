@@ -33,6 +33,13 @@ func appendBigint(b []byte, n int64) []byte  { return appendInt64(appendInt32(b,
 func appendInteger(b []byte, n int32) []byte { return appendInt32(appendInt32(b, 4), n) }
 func appendNull(b []byte) []byte             { return appendInt32(b, -1) }
 
+func appendBoolean(b []byte, v bool) []byte {
+	if v {
+		return append(appendInt32(b, 1), 1)
+	}
+	return append(appendInt32(b, 1), 0)
+}
+
 func appendText[T string | []byte](b []byte, text T) []byte {
 	return append(appendInt32(b, int32(len(text))), text...)
 }

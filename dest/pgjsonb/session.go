@@ -43,6 +43,8 @@ type session struct {
 	opened bool
 	// upTo is the highest tid that was loaded, or compared with the source.
 	upTo zodb.TID
+	// seen is what Have has found; nil before it.
+	seen *held
 
 	mu      sync.Mutex
 	control *pgx.Conn // idle between uses: it tells that the run is alive
@@ -766,6 +768,11 @@ func (s *session) Loaded(ctx context.Context, src source.Source) error {
 			if err := s.acceptable(ctx, tx); err != nil {
 				return err
 			}
+			if s.ofViews(src) {
+				if err := s.nameTransactions(ctx, tx); err != nil {
+					return err
+				}
+			}
 			fault.Point("loaded.checked")
 			return s.setPhaseIn(ctx, tx, dest.Loading, dest.Finishing)
 		}); err != nil {
@@ -774,7 +781,7 @@ func (s *session) Loaded(ctx context.Context, src source.Source) error {
 	}
 	s.record.Phase = dest.Finishing
 	fault.Point("loaded.done")
-	return nil
+	return s.readTotals(ctx)
 }
 
 // loadedWhole checks that everything was written, and does what goes with it in
@@ -798,7 +805,7 @@ func (s *session) loadedWhole(ctx context.Context, with func(pgx.Tx) error) (fin
 		if finishing = r.Phase == dest.Finishing; finishing {
 			return nil
 		}
-		if err := s.everything(r); err != nil {
+		if err := s.everything(r, s.ofViews(s.source.get())); err != nil {
 			return err
 		}
 		s.record.Done, s.record.Totals, s.record.MaxOID = r.Done, r.Totals, max(s.record.MaxOID, r.MaxOID)
@@ -861,9 +868,10 @@ func (s *session) setPhaseIn(ctx context.Context, tx pgx.Tx, from, to dest.Phase
 	return s.tables.SetPhase(ctx, tx, s.record, from, to)
 }
 
-// everything tells whether everything that the source has is accounted for.
-func (s *session) everything(r *watermark.Record) error {
-	if err := remembers(r.Done, s.noted()); err != nil {
+// everything tells whether everything that the source has is accounted for. Of
+// several views of it no count tells that: what they lack, Differences finds.
+func (s *session) everything(r *watermark.Record, ofViews bool) error {
+	if err := remembers(r.Done, s.noted()); err != nil || ofViews {
 		return err
 	}
 	info, t := s.plan.Info, r.Totals

@@ -91,12 +91,13 @@ func (d *Destination) written(ctx context.Context, conn *pgx.Conn, l *layout) er
 	if err := tx.QueryRow(ctx, `SELECT count(*) FROM `+l.name(transactionLog)).Scan(&n); err != nil {
 		return fmt.Errorf("look for other writers: %w", err)
 	}
-	if n <= r.Totals.Transactions {
+	ours := r.Totals.Transactions - r.Totals.GoneTransactions
+	if n <= ours {
 		return nil
 	}
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("a site has written %s to %s since: to undo the conversion would destroy them",
-			count(n-r.Totals.Transactions, "transaction"), d.Name()),
+			count(n-ours, "transaction"), d.Name()),
 		Hint: "if they are not wanted, convert again with --clear",
 	}
 }
