@@ -5,11 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/source/blobclass"
+	"github.com/zodb-convert/zodb-convert/source/zrecord"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
@@ -23,8 +23,6 @@ const (
 	blobPrefix = 128
 )
 
-func isCompressed(data []byte) bool { return len(data) >= 2 && data[0] == '.' && data[1] == 'z' }
-
 // isBlob tells whether the record of size bytes whose stored data starts with
 // prefix is that of a blob: its first pickle is the class ZODB.blob.Blob, alone
 // or in the pair (class, None). Something that merely refers to a blob does not
@@ -37,13 +35,11 @@ func (z *inflater) isBlob(prefix []byte, size uint64) bool {
 	if uint64(len(prefix)) > size {
 		prefix = prefix[:size]
 	}
-	if isCompressed(prefix) {
-		if size > blobPrefix || z.reset(prefix[2:]) != nil {
+	if zrecord.Is(prefix) {
+		if size > blobPrefix {
 			return false
 		}
-		plain := z.head[:]
-		n, _ := io.ReadFull(z.zr, plain)
-		prefix = plain[:n]
+		prefix = z.head[:z.Prefix(prefix, z.head[:])]
 	}
 	return blobclass.Is(prefix)
 }

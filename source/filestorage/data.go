@@ -1,25 +1,20 @@
 package filestorage
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
-	"github.com/klauspost/compress/zlib"
-
 	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/source/zrecord"
 )
 
 const (
 	// maxHops bounds a chain of back pointers. Undoing and redoing one change
 	// again and again makes the chain one longer at every second step.
 	maxHops = 10000
-	// maxInflated is the size above which a compressed record is refused.
-	maxInflated = 2 << 30
 	// inflateGuess is how many times its size a compressed record is expected
 	// to take, before it was inflated.
 	inflateGuess = 4
@@ -40,7 +35,7 @@ type dataInfo struct {
 }
 
 func (z *inflater) inspect(prefix []byte, size uint64) dataInfo {
-	return dataInfo{size: int64(size), compressed: isCompressed(prefix), blob: z.isBlob(prefix, size)}
+	return dataInfo{size: int64(size), compressed: zrecord.Is(prefix), blob: z.isBlob(prefix, size)}
 }
 
 // cost is the data's part of what a chunk takes from the budget.
@@ -182,7 +177,7 @@ func (s *Source) Data(ctx context.Context, r *source.Record, scratch *[]byte) ([
 		return nil, nil
 	}
 	if r.Back == 0 {
-		if !isCompressed(r.Raw) {
+		if !zrecord.Is(r.Raw) {
 			return r.Raw, nil
 		}
 		z := s.inflater()
@@ -206,7 +201,7 @@ func (s *Source) backData(r *source.Record, scratch *[]byte) ([]byte, error) {
 	if err := w.small(mark[:min(2, end.plen)], end.pos+recHeader); err != nil {
 		return nil, s.dataError(r, err)
 	}
-	if !isCompressed(mark[:]) {
+	if !zrecord.Is(mark[:]) {
 		*scratch = sized(*scratch, int64(end.plen))
 		return *scratch, s.dataError(r, w.small(*scratch, end.pos+recHeader))
 	}
@@ -246,11 +241,9 @@ func sized(b []byte, n int64) []byte {
 	return b[:n]
 }
 
-// inflater is the state of a decompressor, about 40 KB, to be used again. The
-// library inflates records of 3 KB at 470 MB/s, the standard one at 360.
+// inflater is the state of a decompressor, to be used again.
 type inflater struct {
-	src  bytes.Reader
-	zr   io.ReadCloser
+	zrecord.Inflater
 	in   []byte
 	head [blobClass]byte
 }
@@ -262,58 +255,12 @@ func (s *Source) inflater() *inflater {
 	return new(inflater)
 }
 
-func (z *inflater) reset(stream []byte) (err error) {
-	z.src.Reset(stream)
-	if z.zr == nil {
-		z.zr, err = zlib.NewReader(&z.src)
-		return err
-	}
-	return z.zr.(zlib.Resetter).Reset(&z.src, nil)
-}
-
-// inflate gives the data of a record that zc.zlibstorage has compressed: the
-// bytes ".z" and a zlib stream. As there, what follows the stream is ignored,
-// and a stream of nothing means the record itself.
+// inflate gives the data of a compressed record.
 func (s *Source) inflate(z *inflater, r *source.Record, raw []byte, scratch *[]byte) ([]byte, error) {
-	out, err := z.inflate(raw[2:], (*scratch)[:0])
-	*scratch = out
-	if err == nil && len(out) == 0 {
-		out = append(out, raw...) // raw may be the inflater's buffer
-		*scratch = out
-	}
+	out, err := z.Inflate(raw, scratch)
 	if err != nil {
 		return nil, s.damageNow(r.Pos, &fault{fmt.Sprintf("the compressed data of oid %v, tid %v cannot be inflated: %v", r.OID, r.TID, err),
 			"restore the file from a backup, or repair the object with the ZODB that wrote it"})
 	}
 	return out, nil
-}
-
-// inflate appends what stream holds to out. Memory is taken as the output
-// grows, never by a size that the stream claims.
-func (z *inflater) inflate(stream, out []byte) ([]byte, error) {
-	if err := z.reset(stream); err != nil {
-		return out, streamError(err)
-	}
-	for {
-		if len(out) == cap(out) {
-			out = append(out, make([]byte, max(4096, min(len(out), maxInflated-len(out)+1)))...)[:len(out)]
-		}
-		n, err := z.zr.Read(out[len(out):cap(out)])
-		out = out[:len(out)+n]
-		switch {
-		case err == io.EOF:
-			return out, nil
-		case err != nil:
-			return out, streamError(err)
-		case len(out) > maxInflated:
-			return out, fmt.Errorf("it takes more than %d bytes", maxInflated)
-		}
-	}
-}
-
-func streamError(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("it ends early")
-	}
-	return err
 }

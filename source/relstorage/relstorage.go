@@ -71,11 +71,15 @@ type Source struct {
 	engine  engine
 	history bool   // the schema keeps history
 	tables  tables // what the schema has
+	notes   []string
 
 	mu   sync.Mutex // guards view
 	view *view      // nil before Scan and after Idle
 
 	scan *scan // of the last Scan; nil before it
+
+	segments  sync.Pool // *segment
+	inflaters sync.Pool // *zrecord.Inflater
 }
 
 // Open connects to the database and looks at its schema. Nothing is written.
@@ -110,14 +114,42 @@ func newEngine(opts *Options) (engine, error) {
 	return nil, errors.New("relstorage: Options need exactly one of PostgreSQL, MySQL and SQLite")
 }
 
-// look checks the schema, in a view of its own.
+// look checks the schema, in a view of its own, which ends at once: a table that
+// has been looked at cannot be truncated while the view lasts, and a pack truncates
+// those that it works with.
 func (s *Source) look(ctx context.Context) error {
 	v, err := s.newView(ctx, 1)
 	if err != nil {
 		return err
 	}
 	defer v.close()
-	return v.do(ctx, func(c conn) error { return s.checkSchema(ctx, c) })
+	return v.do(ctx, func(c conn) error {
+		if err := s.checkSchema(ctx, c); err != nil {
+			return err
+		}
+		s.notes = nil
+		if !s.has("pack_object") {
+			return nil
+		}
+		var packing bool
+		err := c.query(ctx, "SELECT 1 FROM pack_object LIMIT 1", func(row) error {
+			packing = true
+			return nil
+		})
+		if packing {
+			s.notes = append(s.notes, s.engine.name()+": it is being packed, or a pack was interrupted or only prepared; what the pack removes later is not removed from what is converted now, but by --incremental")
+		}
+		// Nothing else needs that table, which a role may lack the right to read.
+		return ctxOr(ctx, err, nil)
+	})
+}
+
+// ctxOr gives the error of the context if err is one that it caused, else other.
+func ctxOr(ctx context.Context, err, other error) error {
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return other
 }
 
 // Idle lets go of the view.
@@ -167,12 +199,12 @@ func (s *Source) borrow(ctx context.Context, fn func(conn) error) error {
 	return v.do(ctx, fn)
 }
 
-// failed makes an error of the server a sentence that names the database.
+// failed says what could not be done.
 func (s *Source) failed(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s: %s: %w", s.engine.name(), what, err)
+	return fmt.Errorf("%s: %w", what, s.engine.plain(err))
 }
 
 var _ source.Table = (*Source)(nil)
