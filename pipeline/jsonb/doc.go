@@ -9,11 +9,13 @@
 // in: "same" means the same jsonb, that is structure, strings, and numbers with
 // their decimal scale. Where the Python codec loses or alters a value, or fails,
 // Encode writes another form that the released reader reads back right and that
-// SQL can still look into, and counts it by its Form. What has no such form is a
-// *RejectError: nothing is altered in silence.
+// SQL can still look into, and counts it by its Form. What has no such form, as
+// a graph with a cycle, becomes a capsule: a call that unpickles it. What even
+// that does not hold is a *RejectError: nothing is altered in silence.
 //
 // Parts that are referenced twice become copies, as the Python codec makes them;
-// they are counted, too (SharedCopied). A graph with a cycle is rejected.
+// they are counted, too (SharedCopied). With Options.PreserveSharing such a state
+// is a capsule.
 //
 // Strings of Python 2 are text or bytes, and the pickle does not tell which.
 // ASCII becomes text, as Python 3 would read it; anything else, which Python 3

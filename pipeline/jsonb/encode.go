@@ -16,6 +16,9 @@ type Options struct {
 	// expandedBase + expandedFactor times the record: parts that a record shares
 	// are written out each time, so a few bytes can stand for gigabytes.
 	MaxExpanded int
+	// PreserveSharing writes a record with shared mutable parts as a capsule, so
+	// that they stay shared. Without it they become copies.
+	PreserveSharing bool
 }
 
 const (
@@ -31,6 +34,8 @@ const (
 	// maxLongBytes bounds a binary integer, because the decimal text that JSON
 	// wants takes a time that grows faster than its length.
 	maxLongBytes = 64 << 10
+	// maxLongDigits bounds an integer that is text already in the same way.
+	maxLongDigits = 160_000
 	// keepText is how much of the text buffer is kept after a large record.
 	keepText = 1 << 20
 )
@@ -41,8 +46,11 @@ type Encoder struct {
 	options Options
 	machine pickle.Machine
 	nodes   []pickle.Node
+	stateAt int        // where the state begins
+	root    pickle.Ref // the state
 	row     Row
 	out     []byte
+	blob    []byte // the pickle in a capsule
 	limit   int
 	// indirect tells that the reader handles what is being written after it was
 	// converted (the value of @reduce, @d, @set and so on). There it takes more
@@ -55,6 +63,8 @@ type Encoder struct {
 	// callable counts the open callables: their references are not found by the
 	// Python codec.
 	callable int
+	// preserving tells that a shared mutable part ends the direct form.
+	preserving bool
 }
 
 // NewEncoder returns an Encoder.
@@ -89,6 +99,9 @@ type RejectError struct {
 	Class string
 	// Stack is where the Encoder itself failed, nil otherwise.
 	Stack []byte
+	// capsule is the form under which the state may be stored as a capsule; its
+	// zero value, which is none, means that it may not.
+	capsule Form
 }
 
 func (e *RejectError) Error() string {
@@ -106,19 +119,29 @@ func (e *Encoder) Encode(record []byte) (row *Row, err error) {
 	e.reset(record)
 	defer func() {
 		if p := recover(); p != nil {
-			row, err = nil, e.rejected(p)
+			row, err = e.otherwise(p)
 		}
 	}()
 	class := e.load()
 	e.class(class)
-	e.checkOdd() // what is odd in the class pickle is told with the class
-	state := e.load()
-	e.checkOdd()
-	e.nodes = e.machine.Nodes()
+	if odd := e.odd(); odd != nil { // what is odd in the class pickle is told with the class
+		odd.capsule = 0
+		panic(odd)
+	}
+	e.stateAt = e.machine.Offset()
+	e.root = e.load()
+	if odd := e.odd(); odd != nil {
+		panic(odd)
+	}
+	return e.direct(e.root), nil
+}
+
+// direct writes the state as JSON that SQL can look into.
+func (e *Encoder) direct(state pickle.Ref) *Row {
 	e.out = e.state(e.out, state)
 	e.checkSize()
 	e.row.State = e.out
-	return &e.row, nil
+	return &e.row
 }
 
 // Trim gives back what large records took, for an encoder that is not used for
@@ -134,9 +157,18 @@ func (e *Encoder) reset(record []byte) {
 	if cap(e.row.Refs) > max(keepText/8, len(record)) {
 		e.row.Refs = nil
 	}
+	if cap(e.blob) > keepText {
+		e.blob = nil
+	}
 	e.out = slices.Grow(e.out[:0], len(record)+len(record)/4)
 	e.row = Row{Refs: e.row.Refs[:0]}
 	e.limit = min(e.options.MaxExpanded, expandedBase+expandedFactor*len(record))
+	e.preserving = e.options.PreserveSharing
+	e.restart()
+}
+
+// restart makes ready to write a state.
+func (e *Encoder) restart() {
 	e.indirect, e.inRef, e.copying, e.callable = false, false, 0, 0
 }
 
@@ -162,6 +194,11 @@ func (e *Encoder) reject(n *pickle.Node, format string, args ...any) {
 	panic(&RejectError{Reason: fmt.Sprintf(format, args...), Offset: int(n.Pos)})
 }
 
+// instead is reject for what a capsule can hold.
+func (e *Encoder) instead(capsule Form, n *pickle.Node, format string, args ...any) {
+	panic(&RejectError{Reason: fmt.Sprintf(format, args...), Offset: int(n.Pos), capsule: capsule})
+}
+
 // load executes the next pickle of the record.
 func (e *Encoder) load() pickle.Ref {
 	r, err := e.machine.Load()
@@ -177,21 +214,18 @@ func (e *Encoder) load() pickle.Ref {
 	return r
 }
 
-// checkOdd rejects what Python allows and JSON cannot tell.
-func (e *Encoder) checkOdd() {
-	reason := ""
+// odd returns what Python allows and JSON cannot tell, nil if there is nothing.
+func (e *Encoder) odd() *RejectError {
 	odd := e.machine.Odd()
 	switch odd.Oddity {
 	case pickle.MutatedAfterUse:
-		reason = "an object refers to itself, directly or through others"
+		return &RejectError{Reason: "an object refers to itself, directly or through others", Offset: odd.Offset, capsule: CapsuleCycle}
 	case pickle.Dropped:
-		reason = "the result of a call is thrown away; the call may set another object's state"
+		return &RejectError{Reason: "the result of a call is thrown away; the call may set another object's state", Offset: odd.Offset, capsule: CapsuleState}
 	case pickle.BuiltTwice:
-		reason = "an object gets a second state"
-	default:
-		return
+		return &RejectError{Reason: "an object gets a second state", Offset: odd.Offset, capsule: CapsuleState}
 	}
-	panic(&RejectError{Reason: reason, Offset: odd.Offset})
+	return nil
 }
 
 // class finds the class of the record. ZODB writes the class itself, or a pair of

@@ -1,17 +1,22 @@
 package jsonb
 
-// checkSize rejects what PostgreSQL's jsonb does not hold. Its binary form is at
-// most six times as long as the text (an array of digits), so that only a very
-// long text has to be measured.
+// checkSize rejects what PostgreSQL's jsonb does not hold.
 func (e *Encoder) checkSize() {
-	if len(e.out) < maxJSONB/8 {
-		return
+	if problem := sizeProblem(e.out); problem != "" {
+		panic(&RejectError{Reason: problem, capsule: CapsuleSize})
 	}
-	m := measure{text: e.out}
+}
+
+// sizeProblem tells why jsonb does not hold a text, "" if it does. Its binary
+// form is at most six times as long as the text (an array of digits), so that
+// only a very long text has to be measured.
+func sizeProblem(text []byte) string {
+	if len(text) < maxJSONB/8 {
+		return ""
+	}
+	m := measure{text: text}
 	m.value()
-	if m.problem != "" {
-		panic(&RejectError{Reason: m.problem})
-	}
+	return m.problem
 }
 
 const (

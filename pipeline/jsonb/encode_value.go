@@ -83,6 +83,8 @@ func (e *Encoder) rareValue(b []byte, n *pickle.Node, depth int) []byte {
 		b = e.built(b, func(b []byte) []byte { return e.value(b, pickle.Ref(n.A), depth+2) }, pickle.Ref(n.B), depth)
 		e.leave()
 		return b
+	case pickle.Ext:
+		e.instead(CapsuleExtension, n, "the meaning of an extension code is in the registry of the process that wrote it")
 	}
 	e.reject(n, "a %v has no form", n.Kind)
 	return b
@@ -91,7 +93,7 @@ func (e *Encoder) rareValue(b []byte, n *pickle.Node, depth int) []byte {
 // checkDepth rejects what stands deeper than a reader goes.
 func (e *Encoder) checkDepth(n *pickle.Node, depth int) {
 	if depth > maxDepth {
-		e.reject(n, "it is nested more than %d levels deep", maxDepth)
+		e.instead(CapsuleDepth, n, "it is nested more than %d levels deep", maxDepth)
 	}
 }
 
@@ -111,6 +113,9 @@ func (e *Encoder) enterShared(n *pickle.Node) {
 	}
 	e.copying++
 	if e.mutable(n) {
+		if e.preserving {
+			e.instead(CapsuleShared, n, "a %v is shared", n.Kind)
+		}
 		e.row.Forms[SharedCopied]++
 	}
 }
@@ -139,7 +144,7 @@ func (e *Encoder) list(b []byte, kids []pickle.Ref, depth int) []byte {
 }
 
 func (e *Encoder) rejectLong(r pickle.Ref) {
-	e.reject(&e.nodes[r], "written out, its shared parts or its size make it longer than %d bytes of JSON", e.limit)
+	e.instead(CapsuleExpansion, &e.nodes[r], "written out, its shared parts or its size make it longer than %d bytes of JSON", e.limit)
 }
 
 // set writes what the reader handles indirectly.
@@ -178,13 +183,21 @@ func (e *Encoder) bytes(b []byte, n *pickle.Node, depth int) []byte {
 func (e *Encoder) long(b []byte, n *pickle.Node, depth int) []byte {
 	e.checkDepth(n, depth+1)
 	if n.Kind == pickle.LongText {
+		e.checkDigits(n)
 		e.row.Forms[IntText]++
 	} else if n.B > maxLongBytes {
-		e.reject(n, "an integer of %d bytes is longer than %d", n.B, maxLongBytes)
+		e.instead(CapsuleSize, n, "an integer of %d bytes is longer than %d", n.B, maxLongBytes)
 	}
 	b = append(b, `{"@bi":"`...)
 	b = append(b, e.machine.Decimal(n)...)
 	return append(b, `"}`...)
+}
+
+// checkDigits rejects an integer as text that is longer than Python reads, too.
+func (e *Encoder) checkDigits(n *pickle.Node) {
+	if n.B > maxLongDigits {
+		e.reject(n, "an integer of %d digits is longer than %d", n.B, maxLongDigits)
+	}
 }
 
 // largeFloat is where jsonb makes integers of floats, because they have no

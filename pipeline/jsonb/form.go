@@ -47,6 +47,26 @@ const (
 	// ItemsReordered: an object whose items came after its state, or in another
 	// order; readers set them before.
 	ItemsReordered
+	// CapsuleCycle: a state with an object that refers to itself, or that was
+	// used before it was complete. Like all that follow it is a capsule: the
+	// state is a call that unpickles it.
+	CapsuleCycle
+	// CapsuleState: a state in which an object gets its own state twice, or by a
+	// call that is made for its effect.
+	CapsuleState
+	// CapsuleDepth: a state that is nested too deeply.
+	CapsuleDepth
+	// CapsuleExpansion: a state whose shared parts, written out each time, are
+	// too long.
+	CapsuleExpansion
+	// CapsuleSize: a state that is larger than what jsonb holds, or that has an
+	// integer that is too long to be written in decimal digits.
+	CapsuleSize
+	// CapsuleExtension: a state with codes of Python's extension registry.
+	CapsuleExtension
+	// CapsuleShared: a state with shared mutable parts, where sharing is to be
+	// preserved.
+	CapsuleShared
 
 	NumForms int = iota
 )
@@ -71,7 +91,29 @@ var formNames = [NumForms]string{
 	IntText:         "int-text",
 	SharedCopied:    "shared-copied",
 	ItemsReordered:  "items-reordered",
+
+	CapsuleCycle:     "capsule-cycle",
+	CapsuleState:     "capsule-state",
+	CapsuleDepth:     "capsule-depth",
+	CapsuleExpansion: "capsule-expansion",
+	CapsuleSize:      "capsule-size",
+	CapsuleExtension: "capsule-extension",
+	CapsuleShared:    "capsule-shared",
 }
+
+// lostOnSave are the forms that zodb-pgjsonb does not write itself: when the
+// application saves such an object again, its state is altered then or cannot be
+// stored. For the other forms the value that was read is saved as it is.
+var lostOnSave = [NumForms]bool{
+	FloatSpecial: true, FloatLarge: true, DictPairs: true, DictCall: true, SurrogateText: true, NulText: true,
+	DatetimeGeneric: true, KnownGeneric: true, RefGeneric: true, RefInCallable: true,
+	CapsuleCycle: true, CapsuleDepth: true, CapsuleExpansion: true, CapsuleSize: true, CapsuleExtension: true,
+	CapsuleShared: true,
+}
+
+// LostOnSave tells whether the application loses the form when it next saves the
+// object.
+func (f Form) LostOnSave() bool { return int(f) < NumForms && lostOnSave[f] }
 
 // String is the name by which a form is counted. It does not change between
 // versions.

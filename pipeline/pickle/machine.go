@@ -508,7 +508,7 @@ func (m *Machine) step(op byte, at int) error {
 	case opPop, opPopMark, opDup:
 		return m.stepStack(op, at)
 	case opExt1, opExt2, opExt4:
-		return m.fail(at, "its meaning is in the extension registry of the process that wrote it")
+		return m.extension(op, at)
 	case opNextBuffer, opReadonlyBuffer:
 		return m.fail(at, "it stands for data outside of the pickle")
 	}
@@ -803,6 +803,20 @@ func (m *Machine) tuple(at int, parts []Ref) Ref {
 		return refEmptyTuple
 	}
 	return m.group(Tuple, at, parts)
+}
+
+// extension reads a code of the extension registry, which begins with 1.
+func (m *Machine) extension(op byte, at int) error {
+	raw, err := m.take(1<<(op-opExt1), at)
+	if err != nil {
+		return err
+	}
+	code := unsigned(raw)
+	if code == 0 || code > math.MaxInt32 {
+		return m.fail(at, "there is no such code")
+	}
+	m.push(m.add(Node{Kind: Ext, Pos: uint32(at), A: uint32(code)}))
+	return nil
 }
 
 // global reads the two lines of GLOBAL and INST.

@@ -2,9 +2,10 @@
 // nodes comes out. No class is imported and nothing is called; a call is a node.
 //
 // It reads every opcode of protocols 0 to 5 that stands for a value by itself.
-// Codes of the extension registry (EXT1, EXT2, EXT4) and out-of-band buffers
-// (NEXT_BUFFER, READONLY_BUFFER) mean something only together with the process
-// that wrote them; they are errors.
+// Out-of-band buffers (NEXT_BUFFER, READONLY_BUFFER) mean something only
+// together with the process that wrote them; they are errors. A code of the
+// extension registry (EXT1, EXT2, EXT4) is a node, although only a process with
+// the same registry can tell what it stands for.
 //
 // A Machine guarantees, whatever bytes it is given:
 //   - It never panics and never recurses.
@@ -39,6 +40,7 @@ const (
 	Bytes          // Data
 	ByteArray      // Data
 	Global         // A and B are the nodes of module and name, both Str
+	Ext            // a code of Python's extension registry, which stands for a global: A
 	List           // Kids
 	Tuple          // Kids
 	Dict           // Kids: key, value, key, value, ...; keys may come twice
@@ -51,7 +53,7 @@ const (
 
 var kindNames = [...]string{
 	None: "None", Bool: "bool", Int: "int", Long: "int", LongText: "int", Float: "float",
-	Str: "str", Py2Str: "Python 2 str", Bytes: "bytes", ByteArray: "bytearray", Global: "global",
+	Str: "str", Py2Str: "Python 2 str", Bytes: "bytes", ByteArray: "bytearray", Global: "global", Ext: "extension code",
 	List: "list", Tuple: "tuple", Dict: "dict", Set: "set", FrozenSet: "frozenset",
 	Call: "object", Built: "object", PersID: "persistent reference",
 }

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/big"
 	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -277,6 +278,23 @@ func (m *Machine) Decimal(n *Node) string {
 		return string(data)
 	}
 	return littleEndian(data).String()
+}
+
+// Binary returns the shortest little-endian two's complement of a LongText node.
+func (m *Machine) Binary(n *Node) []byte {
+	v, _ := new(big.Int).SetString(string(m.Data(n)), 10)
+	negative := v.Sign() < 0
+	if negative {
+		v.Not(v) // -x-1: its bits are those of x turned around
+	}
+	raw := v.FillBytes(make([]byte, v.BitLen()/8+1))
+	slices.Reverse(raw)
+	for i := range raw {
+		if negative {
+			raw[i] = ^raw[i]
+		}
+	}
+	return raw
 }
 
 // littleEndian reads a two's complement of any length.
