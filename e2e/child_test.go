@@ -14,10 +14,13 @@ import (
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
 	"github.com/zodb-convert/zodb-convert/dest/s3blob"
+	"github.com/zodb-convert/zodb-convert/internal/mariatest"
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
 	"github.com/zodb-convert/zodb-convert/internal/s3test"
 	"github.com/zodb-convert/zodb-convert/pipeline"
+	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/source/filestorage"
+	"github.com/zodb-convert/zodb-convert/source/relstorage"
 )
 
 // The test program is also the program that is killed: with this variable it
@@ -41,11 +44,48 @@ type conversion struct {
 	Blobs     dest.BlobMode
 	Manifest  string
 	Memory    int64
+	// RelStorage is the source instead of the file Source.
+	RelStorage *relStorage
+	Staging    string
+}
+
+// relStorage is relstorage.Options as a child can be given them.
+type relStorage struct {
+	PostgreSQL    string
+	MySQL         *relstorage.MySQL
+	SQLite        string
+	History       bool
+	BlobDir       string
+	SharedBlobDir *bool
+}
+
+func (r *relStorage) options() relstorage.Options {
+	opts := relstorage.Options{
+		KeepHistory: &r.History, BlobDir: r.BlobDir, SharedBlobDir: r.SharedBlobDir, MySQL: r.MySQL, Connections: 3,
+	}
+	switch {
+	case r.PostgreSQL != "":
+		opts.PostgreSQL = &relstorage.PostgreSQL{DSN: r.PostgreSQL}
+	case r.SQLite != "":
+		opts.SQLite = &relstorage.SQLite{DataDir: r.SQLite}
+	}
+	return opts
+}
+
+// open opens the source.
+func (c *conversion) open(ctx context.Context) (source.Source, error) {
+	if c.RelStorage != nil {
+		return relstorage.Open(ctx, c.RelStorage.options())
+	}
+	return filestorage.Open(ctx, c.Source, filestorage.Options{BlobDir: c.BlobDir})
 }
 
 var (
 	postgres pgtest.Shared
 	s3       s3test.Shared
+	// Those of sites.
+	sourcePostgres pgtest.Shared
+	sourceMariaDB  mariatest.Shared
 )
 
 func TestMain(m *testing.M) {
@@ -59,6 +99,8 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	postgres.Close()
 	s3.Close()
+	sourcePostgres.Close()
+	sourceMariaDB.Close()
 	_ = os.Remove(toolPath()) // there only if a test has built it
 	os.Exit(code)
 }
@@ -69,7 +111,7 @@ func convert(spec string) error {
 		return err
 	}
 	ctx := context.Background()
-	src, err := filestorage.Open(ctx, c.Source, filestorage.Options{BlobDir: c.BlobDir})
+	src, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -87,7 +129,7 @@ func convert(spec string) error {
 	defer dst.Close()
 	_, err = pipeline.Run(ctx, src, dst, pipeline.Options{
 		Workers: c.Workers, ChunkBytes: c.ChunkBytes, Incremental: c.Incremental, Rejects: c.Rejects, Tool: "e2e",
-		Blobs: c.Blobs, Manifest: c.Manifest, Memory: c.Memory,
+		Blobs: c.Blobs, Manifest: c.Manifest, StagingDir: c.Staging, Memory: c.Memory,
 	})
 	return err
 }
