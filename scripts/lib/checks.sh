@@ -37,7 +37,7 @@ run_kills() {
 
 # Databases of testdata/ some of whose records the destination cannot hold, and
 # such of whose blobs the files are missing.
-REJECTED=" rejects cyclic "
+REJECTED=" rejects "
 MISSING=" "
 
 # blob_dir DATA prints the folder of a database's blobs, if there is one.
