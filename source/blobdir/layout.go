@@ -40,15 +40,21 @@ func (d *Dir) marker() (string, error) {
 	text := strings.TrimSpace(string(b))
 	switch text {
 	case "zeocache":
-		return "", cacheError(d.path, path+" says zeocache")
+		return "", &CacheError{d.path, path + " says zeocache"}
 	case "", Bushy.String(), Lawn.String():
 		return text, nil
 	}
 	return "", fmt.Errorf("%s: says %q, but a blob directory has the layout bushy or lawn; nothing is known about where its blobs lie", path, text)
 }
 
-func cacheError(path, why string) error {
-	return fmt.Errorf("%s: is the blob cache of a client (%s), it holds only some of the blobs; give the blob directory of the server", path, why)
+// CacheError is a directory that is the blob cache of a client.
+type CacheError struct {
+	Path string
+	Why  string // it is thought to be one
+}
+
+func (e *CacheError) Error() string {
+	return fmt.Sprintf("%s: is the blob cache of a client (%s), it holds only some of the blobs; give the blob directory of the server", e.Path, e.Why)
 }
 
 // evidence is what was found on disk.
@@ -145,7 +151,7 @@ func (d *Dir) choose(marker string, found evidence) error {
 		d.warning = fmt.Sprintf("%s: holds blobs in both layouts, bushy and lawn; they are looked for in both", d.path)
 	case !found.bushy && !found.lawn:
 		if found.cache {
-			return cacheError(d.path, "by the names in it")
+			return &CacheError{d.path, "by the names in it"}
 		}
 		if found.any && marker == "" {
 			d.warning = fmt.Sprintf("%s: nothing in it has the name of a blob; is it the blob directory of this database?", d.path)

@@ -95,6 +95,10 @@ type dialect struct {
 	// contains gives the expression that tells whether a column of bytes contains
 	// some.
 	contains func(column string, part []byte) string
+	// largeObject gives the expressions for the large object that a column names, as
+	// a number, and for its size, noObject or noRight. trusted: the server lets the
+	// role read it although it may not look so. nil where there are no such objects.
+	largeObject func(column string, trusted bool) (object, size string)
 	// tables is a query for the names of the tables and their columns that the
 	// connection sees when it uses unqualified names: table, column, type.
 	tables string

@@ -436,6 +436,7 @@ var postgresDialect = dialect{
 	contains: func(column string, part []byte) string {
 		return fmt.Sprintf(`position('\x%x'::bytea in %s) > 0`, part, column)
 	},
+	largeObject: postgresLargeObject,
 	tables: `SELECT c.relname::text, a.attname::text, pg_catalog.format_type(a.atttypid, NULL)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
 		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped AND pg_catalog.pg_table_is_visible(c.oid)

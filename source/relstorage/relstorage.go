@@ -78,6 +78,8 @@ type Source struct {
 
 	scan *scan // of the last Scan; nil before it
 
+	blobs blobs
+
 	segments  sync.Pool // *segment
 	inflaters sync.Pool // *zrecord.Inflater
 }
