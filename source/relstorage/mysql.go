@@ -176,10 +176,10 @@ func (c *mysqlConn) text(got []driver.Value, values [][]byte) error {
 	return nil
 }
 
-// slice is how much of a chunk of a blob is asked for at a time where it is not
+// substring is how much of a chunk of a blob is asked for at a time where it is not
 // wanted whole. What a function returns must be smaller than max_allowed_packet,
 // of which old servers have 1 MiB; it is NULL otherwise.
-const slice = 512 << 10
+const substring = 512 << 10
 
 // readBlob implements conn.
 func (c *mysqlConn) readBlob(ctx context.Context, b *storedBlob, p []byte, off int64) (n int, err error) {
@@ -207,7 +207,7 @@ func (c *mysqlConn) readChunk(ctx context.Context, b *storedBlob, chunk *blobChu
 	want := min(chunk.size-at, int64(len(p)))
 	what := "chunk"
 	if want < chunk.size {
-		want = min(want, slice)
+		want = min(want, substring)
 		what = fmt.Sprintf("SUBSTRING(chunk, %d, %d)", at+1, want)
 	}
 	found := false

@@ -40,8 +40,8 @@ import (
 // site may wait. The server releases the lock when the connection ends, also if
 // this process is killed, and after five seconds if it hears nothing.
 
-// attempts is how many times snapshots are taken without a lock.
-const attempts = 5
+// snapshotTries is how many times snapshots are taken without a lock.
+const snapshotTries = 5
 
 // view implements engine.
 func (e *mysqlEngine) view(ctx context.Context, n int) ([]conn, string, error) {
@@ -179,7 +179,7 @@ func (e *mysqlEngine) agree(ctx context.Context, group mysqlGroup, sees *mysqlTa
 	if len(group) == 1 {
 		return group, "", group.begin(ctx)
 	}
-	for try := range attempts {
+	for try := range snapshotTries {
 		if err := group.begin(ctx); err != nil {
 			return group, "", err
 		}
