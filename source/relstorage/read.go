@@ -336,7 +336,7 @@ func (s *Source) Read(ctx context.Context, opts source.ReadOptions, emit func(*s
 
 // remeasure finds the cuts for the other order of reading.
 func (s *Source) remeasure(ctx context.Context, v *view, sc *scan, history bool) (*scan, error) {
-	other := &scan{q: sc.q, history: history, end: sc.end, compressed: sc.compressed}
+	other := &scan{q: sc.q, history: history, end: sc.end, highest: sc.highest, digest: sc.digest, compressed: sc.compressed}
 	err := v.do(ctx, func(c conn) error { return s.measure(ctx, c, other, new(source.Info), nil) })
 	return other, err
 }

@@ -42,6 +42,8 @@ type scan struct {
 	cuts    []cut
 	end     int64 // Identity.End
 	digest  string
+	highest int64 // tid in the view
+	records int64
 	// compressed: some records are.
 	compressed bool
 }
@@ -119,7 +121,7 @@ func (s *Source) scanView(ctx context.Context, v *view, opts source.ScanOptions)
 			return fmt.Errorf("%s: its highest transaction is %v, and it was %v when the conversion began: it was set back, or another one was put in its place; convert it anew with --clear",
 				s.engine.name(), zodb.TID(highest), zodb.TID(opts.Until))
 		}
-		if sc.end = highest; opts.Until != 0 {
+		if sc.end, sc.highest = highest, highest; opts.Until != 0 {
 			sc.end = opts.Until
 		}
 		if info.Identity, err = s.identity(ctx, c, sc.end); err != nil {
@@ -260,6 +262,7 @@ func (s *Source) measure(ctx context.Context, c conn, sc *scan, info *source.Inf
 	}
 	flush()
 	m.finish()
+	sc.records = info.Records
 	return nil
 }
 
