@@ -144,7 +144,9 @@ func (c *Case) testLargeBlobs(t *testing.T) {
 		}
 		anew := c.Open(t)
 		for _, s := range []source.Source{one, anew} {
-			info, err := s.Scan(t.Context(), source.ScanOptions{LargeBlob: limit})
+			opts := c.scanOptions(0)
+			opts.LargeBlob = limit
+			info, err := s.Scan(t.Context(), opts)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -166,7 +168,7 @@ func (c *Case) testLargeBlobs(t *testing.T) {
 func (c *Case) blobRecords(t testing.TB, s source.Source, fn func(*source.Record)) {
 	t.Helper()
 	want := c.blobKeys()
-	opts := source.ReadOptions{History: true, ChunkBytes: 64 << 10, Budget: newBudget(t, 1<<50)}
+	opts := source.ReadOptions{History: c.table == nil || c.table.history, ChunkBytes: 64 << 10, Budget: newBudget(t, 1<<50)}
 	err := s.Read(t.Context(), opts, func(chunk *source.Chunk) error {
 		defer chunk.Release()
 		for i := range chunk.Records {
@@ -385,7 +387,7 @@ func resize(path string, by int64) error {
 func (c *Case) testChange(t *testing.T, change *change) {
 	s := c.Scratch(t)
 	t.Cleanup(func() { s.Close() })
-	if _, err := s.Scan(t.Context(), source.ScanOptions{}); err != nil {
+	if _, err := s.Scan(t.Context(), c.scanOptions(0)); err != nil {
 		t.Fatal(err)
 	}
 	r, b := c.someBlob(t, s, 2)

@@ -5,6 +5,7 @@ package sourcetest
 
 import (
 	"bytes"
+	order "cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,11 @@ type Case struct {
 	// Scratch opens the source on a copy whose blob files may be changed; nil if
 	// its blobs are no files.
 	Scratch func(t testing.TB) source.Source
+	// Changing makes a copy of a table that may be changed; nil for a Log.
+	Changing func(t testing.TB) Changing
+
+	// table is how a Table is read; nil for a Log.
+	table *table
 }
 
 // Transaction is one transaction that the source must give.
@@ -76,30 +82,33 @@ func Run(t *testing.T, c Case) {
 	if c.Most == 0 {
 		c.Most = defaultMost
 	}
+	if !c.isLog(t) {
+		c.runTable(t)
+		return
+	}
 	t.Run("Scan", c.testScan)
 	t.Run("Transactions", c.testTransactions)
-	if c.isLog(t) {
-		t.Run("OIDs", c.testOIDs)
-	}
+	t.Run("OIDs", c.testOIDs)
 	for _, history := range []bool{false, true} {
 		t.Run(map[bool]string{false: "history-free", true: "history-preserving"}[history], func(t *testing.T) {
-			for _, size := range c.ChunkSizes {
-				opts := source.ReadOptions{History: history, ChunkBytes: size}
-				t.Run(fmt.Sprintf("Read by %d bytes", size), func(t *testing.T) { c.testRead(t, opts) })
-				t.Run(fmt.Sprintf("Read again from each chunk of %d bytes", size), func(t *testing.T) { c.testContinue(t, opts) })
-				t.Run(fmt.Sprintf("Read stops in chunks of %d bytes", size), func(t *testing.T) { c.testStop(t, opts) })
-			}
+			c.runRead(t, history)
 		})
 	}
 	for _, size := range c.ChunkSizes {
-		if !c.isLog(t) {
-			break
-		}
 		t.Run(fmt.Sprintf("Follow by %d bytes", size), func(t *testing.T) { c.testFollow(t, size) })
 	}
 	t.Run("Growth", c.testGrowth)
 	if len(c.blobs()) > 0 {
 		c.runBlobs(t)
+	}
+}
+
+func (c *Case) runRead(t *testing.T, history bool) {
+	for _, size := range c.ChunkSizes {
+		opts := source.ReadOptions{History: history, ChunkBytes: size}
+		t.Run(fmt.Sprintf("Read by %d bytes", size), func(t *testing.T) { c.testRead(t, opts) })
+		t.Run(fmt.Sprintf("Read again from each chunk of %d bytes", size), func(t *testing.T) { c.testContinue(t, opts) })
+		t.Run(fmt.Sprintf("Read stops in chunks of %d bytes", size), func(t *testing.T) { c.testStop(t, opts) })
 	}
 }
 
@@ -116,11 +125,16 @@ func (c *Case) open(t testing.TB) (source.Source, *source.Info) {
 	t.Helper()
 	s := c.Open(t)
 	t.Cleanup(func() { s.Close() })
-	info, err := s.Scan(t.Context(), source.ScanOptions{})
+	info, err := s.Scan(t.Context(), c.scanOptions(0))
 	if err != nil {
 		t.Fatalf("Scan: %v", err)
 	}
 	return s, info
+}
+
+// scanOptions are those to look at the source up to an end, 0 for any.
+func (c *Case) scanOptions(until int64) source.ScanOptions {
+	return source.ScanOptions{Until: until, History: c.table != nil && c.table.history}
 }
 
 func (c *Case) testScan(t *testing.T) {
@@ -153,7 +167,7 @@ func (c *Case) testScan(t *testing.T) {
 		check("LastTID", info.LastTID, c.Want[n-1].TID)
 	}
 	for _, until := range []int64{0, info.Identity.End} {
-		again, err := s.Scan(t.Context(), source.ScanOptions{Until: until})
+		again, err := s.Scan(t.Context(), c.scanOptions(until))
 		if err != nil {
 			t.Fatalf("Scan up to %d again: %v", until, err)
 		}
@@ -166,19 +180,26 @@ func (c *Case) testScan(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Open(t).Scan(ctx, source.ScanOptions{}); !errors.Is(err, context.Canceled) {
+	s = c.Open(t)
+	defer s.Close()
+	if _, err := s.Scan(ctx, c.scanOptions(0)); !errors.Is(err, context.Canceled) {
 		t.Errorf("Scan with a cancelled context: %v", err)
 	}
 }
 
 func (c *Case) testTransactions(t *testing.T) {
 	s, _ := c.open(t)
+	c.testTransactionsOf(t, s)
+}
+
+func (c *Case) testTransactionsOf(t *testing.T, s source.Source) {
+	t.Helper()
 	got := c.transactions(t, s)
 	if len(got) != len(c.Want) {
 		t.Fatalf("%d transactions, want %d", len(got), len(c.Want))
 	}
 	for i, want := range c.Want {
-		checkTransaction(t, &got[i], &want)
+		c.checkTransaction(t, &got[i], &want)
 	}
 	stop := errors.New("stop")
 	if err := s.Transactions(t.Context(), func(*source.Transaction) error { return stop }); len(got) > 0 && !errors.Is(err, stop) {
@@ -205,13 +226,17 @@ func copyTransaction(x *source.Transaction) source.Transaction {
 	return y
 }
 
-func checkTransaction(t *testing.T, got *source.Transaction, want *Transaction) {
+func (c *Case) checkTransaction(t *testing.T, got *source.Transaction, want *Transaction) {
 	t.Helper()
 	if got.TID != want.TID || !bytes.Equal(got.User, want.User) || !bytes.Equal(got.Description, want.Description) || !bytes.Equal(got.Extension, want.Extension) {
-		t.Errorf("transaction at %d: got %v %q %q %q, want %v %q %q %q", got.Pos,
+		t.Errorf("transaction at %d: got %v %.80q %.80q %.80q, want %v %.80q %.80q %.80q", got.Pos,
 			got.TID, got.User, got.Description, got.Extension, want.TID, want.User, want.Description, want.Extension)
 	}
-	if got.End <= got.Pos {
+	if c.table != nil {
+		if got.Pos != 0 || got.End != 0 {
+			t.Errorf("transaction %v of a table has positions: %d to %d", got.TID, got.Pos, got.End)
+		}
+	} else if got.End <= got.Pos {
 		t.Errorf("transaction at %d ends at %d", got.Pos, got.End)
 	}
 }
@@ -294,6 +319,7 @@ func (c *Case) want(history bool) (lines []string, superseded, dropped int64) {
 
 // reading is what one or several calls of Read gave.
 type reading struct {
+	table               *table
 	lines               []string
 	ranges              []source.Range
 	transactions        []source.Transaction
@@ -307,13 +333,17 @@ func (r *reading) take(t testing.TB, s source.Source, c *source.Chunk) {
 	var scratch []byte
 	for i := range c.Records {
 		rec := &c.Records[i]
-		if rec.Pos < c.Range.From || rec.Pos >= c.Range.To {
-			t.Errorf("the chunk %v has a record at %d", c.Range, rec.Pos)
+		if !r.table.inside(rec.Pos, r.table.recordAt(rec), c.Range) {
+			t.Errorf("the chunk %v has the record of oid %v, tid %v, at %d", c.Range, rec.OID, rec.TID, rec.Pos)
 		}
 		r.lines = append(r.lines, line(rec.TID, rec.OID, rec.Current, data(t, s, rec, &scratch)))
 	}
 	for i := range c.Transactions {
-		r.transactions = append(r.transactions, copyTransaction(&c.Transactions[i]))
+		x := &c.Transactions[i]
+		if !r.table.inside(x.Pos, r.table.transactionAt(x), c.Range) {
+			t.Errorf("the chunk %v has the transaction %v, at %d", c.Range, x.TID, x.Pos)
+		}
+		r.transactions = append(r.transactions, copyTransaction(x))
 	}
 	r.ranges = append(r.ranges, c.Range)
 	r.superseded += c.Superseded
@@ -347,17 +377,19 @@ func (c *Case) check(t *testing.T, r *reading, history bool) {
 		t.Errorf("%d superseded and %d dropped, want %d and %d", r.superseded, r.dropped, superseded, dropped)
 	}
 	txns := slices.Clone(r.transactions)
-	slices.SortFunc(txns, func(a, b source.Transaction) int { return int(a.Pos - b.Pos) })
+	slices.SortFunc(txns, func(a, b source.Transaction) int {
+		return order.Or(order.Compare(a.Pos, b.Pos), order.Compare(a.TID, b.TID))
+	})
 	if len(txns) != len(c.Want) {
 		t.Fatalf("%d transactions, want %d", len(txns), len(c.Want))
 	}
 	for i := range txns {
-		checkTransaction(t, &txns[i], &c.Want[i])
+		c.checkTransaction(t, &txns[i], &c.Want[i])
 	}
 	ranges := slices.Clone(r.ranges)
-	slices.SortFunc(ranges, func(a, b source.Range) int { return int(a.From - b.From) })
+	slices.SortFunc(ranges, byFrom)
 	for i := 1; i < len(ranges); i++ {
-		if ranges[i-1].To != ranges[i].From {
+		if ranges[i-1].To != ranges[i].From || ranges[i-1].ToSub != ranges[i].FromSub {
 			t.Errorf("the chunks %v and %v do not meet", ranges[i-1], ranges[i])
 		}
 	}
@@ -390,12 +422,14 @@ func (c *Case) testRead(t *testing.T, opts source.ReadOptions) {
 	if err != nil {
 		t.Fatalf("Read: %v", err)
 	}
-	var got reading
+	got := reading{table: c.table}
 	for _, c := range chunks {
 		got.take(t, s, c)
 	}
 	c.check(t, &got, opts.History)
-	checkNewestFirst(t, got.lines)
+	if c.table == nil {
+		checkNewestFirst(t, got.lines)
+	}
 	if got.bytes != info.Bytes {
 		t.Errorf("chunks of %d bytes in a source of %d", got.bytes, info.Bytes)
 	}
@@ -465,7 +499,7 @@ func (c *Case) testContinue(t *testing.T, opts source.ReadOptions) {
 	for _, n := range some(len(whole.ranges), c.Most) {
 		got := c.read(t, s, opts, n+1)
 		again := c.Open(t)
-		if _, err := again.Scan(t.Context(), source.ScanOptions{Until: info.Identity.End}); err != nil {
+		if _, err := again.Scan(t.Context(), c.scanOptions(info.Identity.End)); err != nil {
 			t.Fatalf("Scan up to %d: %v", info.Identity.End, err)
 		}
 		opts := opts
@@ -478,7 +512,7 @@ func (c *Case) testContinue(t *testing.T, opts source.ReadOptions) {
 		got.transactions = append(got.transactions, rest.transactions...)
 		got.superseded += rest.superseded
 		got.dropped += rest.dropped
-		if !slices.Equal(got.ranges, whole.ranges) {
+		if union(got.ranges) != union(whole.ranges) || c.table == nil && !slices.Equal(got.ranges, whole.ranges) {
 			t.Errorf("stopped after chunk %d: the chunks %v are not those of an uninterrupted reading, %v", n, got.ranges, whole.ranges)
 		}
 		c.check(t, &got, opts.History)
@@ -494,20 +528,28 @@ func doneRanges(list []source.Range, seed int) []source.Range {
 	out := slices.Clone(list)
 	rng := rand.New(rand.NewPCG(2, uint64(seed)))
 	if seed%2 == 1 && len(out) > 0 { // the caller stored only their union
-		out = []source.Range{{From: slices.MinFunc(out, byFrom).From, To: slices.MaxFunc(out, byFrom).To}}
+		out = []source.Range{union(out)}
 	}
 	rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	return out
 }
 
-func byFrom(a, b source.Range) int { return int(a.From - b.From) }
+func byFrom(a, b source.Range) int {
+	return order.Or(order.Compare(a.From, b.From), order.Compare(a.FromSub, b.FromSub))
+}
+
+// union is the one range of ranges that meet.
+func union(list []source.Range) source.Range {
+	first, last := slices.MinFunc(list, byFrom), slices.MaxFunc(list, byFrom)
+	return source.Range{From: first.From, FromSub: first.FromSub, To: last.To, ToSub: last.ToSub}
+}
 
 // testHoles leaves out chunks anywhere, as several writers finish them in any
 // order.
 func (c *Case) testHoles(t *testing.T, s source.Source, opts source.ReadOptions, whole *reading) {
 	rng := rand.New(rand.NewPCG(3, 0))
 	for range 2 {
-		var got reading
+		got := reading{table: c.table}
 		opts.Done = nil
 		opts.Budget = newBudget(t, 1<<50)
 		err := s.Read(t.Context(), opts, func(c *source.Chunk) error {
@@ -529,7 +571,7 @@ func (c *Case) testHoles(t *testing.T, s source.Source, opts source.ReadOptions,
 		got.dropped += rest.dropped
 		c.check(t, &got, opts.History)
 	}
-	for _, bad := range []source.Range{{From: -1, To: 5}, {From: whole.end(), To: whole.end() + 1}, {From: whole.end(), To: whole.end() - 1}} {
+	for _, bad := range c.badRanges(whole) {
 		opts.Done = []source.Range{bad}
 		if err := s.Read(t.Context(), opts, func(c *source.Chunk) error { c.Release(); return nil }); err == nil {
 			t.Errorf("Read took %v as a range that is done", bad)
@@ -537,16 +579,24 @@ func (c *Case) testHoles(t *testing.T, s source.Source, opts source.ReadOptions,
 	}
 }
 
-func (r *reading) end() (end int64) {
-	for _, x := range r.ranges {
-		end = max(end, x.To)
+// badRanges are some that cannot be done: before the start, behind the end, from
+// back to front.
+func (c *Case) badRanges(whole *reading) []source.Range {
+	if len(whole.ranges) == 0 {
+		return []source.Range{{From: -1, To: 5}}
 	}
-	return end
+	all := union(whole.ranges)
+	return []source.Range{
+		{From: -1, To: 5},
+		{From: all.To, FromSub: all.ToSub, To: all.To, ToSub: all.ToSub + 1},
+		{From: all.To, FromSub: all.ToSub, To: all.To - 1, ToSub: all.ToSub},
+	}
 }
 
 // read reads up to a number of chunks, or all if it is negative.
 func (c *Case) read(t testing.TB, s source.Source, opts source.ReadOptions, chunks int) (got reading) {
 	t.Helper()
+	got.table = c.table
 	budget := newBudget(t, 1<<50)
 	opts.Budget = budget
 	err := s.Read(t.Context(), opts, func(c *source.Chunk) error {
@@ -663,7 +713,7 @@ func (c *Case) follow(t *testing.T, s source.Source, chunkBytes, from int64, i i
 		}
 	}
 	budget := newBudget(t, 1<<50)
-	var got reading
+	got := reading{table: c.table}
 	at := from
 	err := s.(source.Log).Follow(t.Context(), from, source.ReadOptions{ChunkBytes: chunkBytes, Budget: budget}, func(c *source.Chunk) error {
 		if c.Range.From != at {
@@ -687,7 +737,7 @@ func (c *Case) follow(t *testing.T, s source.Source, chunkBytes, from int64, i i
 		t.Fatalf("%d transactions, want %d", len(got.transactions), len(c.Want)-i)
 	}
 	for k := range got.transactions {
-		checkTransaction(t, &got.transactions[k], &c.Want[i+k])
+		c.checkTransaction(t, &got.transactions[k], &c.Want[i+k])
 	}
 }
 
