@@ -64,6 +64,12 @@ func Run(t *testing.T, c Case) {
 				blobs := suite{Case: c, history: history, sample: BlobSample, mode: mode}
 				t.Run("Blobs/"+string(mode), blobs.testBlobs)
 			}
+			for _, source := range []string{"HistoryFree", "HistoryPreserving"} {
+				for _, mode := range c.Blobs {
+					tables := suite{Case: c, history: history, sourceHistory: source == "HistoryPreserving", mode: mode}
+					t.Run("TableThatIs"+source+"/"+string(mode), tables.testTables)
+				}
+			}
 			if c.OnlyBlobs {
 				return
 			}
@@ -85,6 +91,8 @@ type suite struct {
 	history bool
 	sample  func(history bool) *Builder
 	mode    dest.BlobMode
+	// sourceHistory tells whether the tables that are converted keep history.
+	sourceHistory bool
 }
 
 // Sample is a database with what a source can have: several revisions, deleted
@@ -143,9 +151,10 @@ var errStop = errors.New("stopped by the test")
 
 // conversion is one run.
 type conversion struct {
-	src     source.Log
+	src     source.Source
 	dst     dest.Destination
 	history bool
+	staging string // directory
 
 	workers                  int
 	continues, clear, accept bool
@@ -176,15 +185,19 @@ func (c *conversion) run(ctx context.Context) error {
 	if c.continues && state.Condition == dest.Interrupted {
 		until = state.Run.Source.End
 	}
-	info, err := c.src.Scan(ctx, source.ScanOptions{Until: until})
+	info, err := c.src.Scan(ctx, source.ScanOptions{Until: until, History: c.history})
 	if err != nil {
 		return err
+	}
+	staging := ""
+	if c.mode == dest.Deferred {
+		staging = c.staging
 	}
 	var mu sync.Mutex
 	session, err := c.dst.Begin(ctx, &dest.Plan{
 		Info: info, Workers: c.workers, Tool: "desttest", Continue: c.continues, Clear: c.clear, AcceptRejects: c.accept,
 		Options: dest.Options{HistoryPreserving: c.history, ChunkBytes: chunkBytes},
-		Blobs:   c.mode, AcceptMissingBlobs: c.acceptMissing,
+		Blobs:   c.mode, AcceptMissingBlobs: c.acceptMissing, Source: c.src, StagingDir: staging,
 		Log: func(s dest.Step) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -315,32 +328,56 @@ func (c *conversion) wrote(result *dest.Result) error {
 }
 
 func (c *conversion) follow(ctx context.Context, session dest.Session, loaded *source.Info, verify bool) error {
-	info, err := c.src.Scan(ctx, source.ScanOptions{})
+	info, err := c.src.Scan(ctx, source.ScanOptions{History: c.history})
 	if err != nil {
 		return err
 	}
+	if table, ok := c.src.(source.Table); ok {
+		return c.reconcile(ctx, session, table)
+	}
+	src := c.src.(source.Log)
 	from := loaded.Identity.End
 	if verify {
-		if from, err = session.Verify(ctx, c.src); err != nil {
+		if from, err = session.Verify(ctx, src); err != nil {
 			return err
 		}
 	}
 	if from >= info.Identity.End {
 		return nil
 	}
-	w, err := session.Follower(ctx, c.src)
+	w, err := session.Follower(ctx, src)
 	if err != nil {
 		return err
 	}
 	defer w.Close()
-	return c.src.Follow(ctx, from, c.options(nil), func(k *source.Chunk) error {
+	return src.Follow(ctx, from, c.options(nil), c.writes(ctx, w))
+}
+
+func (c *conversion) reconcile(ctx context.Context, session dest.Session, src source.Table) error {
+	have, free, err := session.Have(ctx)
+	if err != nil {
+		return err
+	}
+	defer free()
+	w, err := session.Reconciler(ctx, src)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	c.totals = session.Run().Totals
+	return src.Differences(ctx, have, source.DifferenceOptions{ReadOptions: c.options(nil)}, c.writes(ctx, w))
+}
+
+// writes lets a writer write what a source gives.
+func (c *conversion) writes(ctx context.Context, w dest.Writer) func(*source.Chunk) error {
+	return func(k *source.Chunk) error {
 		result, err := w.Write(ctx, k)
 		k.Release()
 		if err != nil {
 			return err
 		}
 		return c.wrote(result)
-	})
+	}
 }
 
 func (s suite) convert(t *testing.T, db Database, b *Builder, change func(*conversion)) (*conversion, error) {
