@@ -109,36 +109,28 @@ func (sc *scan) pieces(gap piece, chunk int64, fn func(piece) error) error {
 }
 
 // split cuts a piece finer than the grid, for chunks that are smaller.
-func (s *Source) split(ctx context.Context, v *view, sc *scan, p piece, chunk int64) (list []piece, err error) {
-	err = v.do(ctx, func(c conn) error {
-		list = list[:0]
+func (s *Source) split(ctx context.Context, v *view, sc *scan, p piece, chunk int64) ([]piece, error) {
+	var k cutter
+	err := v.do(ctx, func(c conn) error {
+		k = cutter{limit: chunk, flat: !sc.history}
 		return sc.walk(ctx, c, p.from, p.to, func(u *unit) error {
-			n := len(list)
-			if n == 0 || list[n-1].bytes+u.bytes()+blobWeight*list[n-1].blobs > chunk || !sc.history && list[n-1].from.a != u.at.a {
-				at := u.at
-				if n == 0 {
-					at = p.from
-				} else {
-					list[n-1].to = at
-				}
-				list = append(list, piece{from: at})
-				n++
-			}
-			last := &list[n-1]
-			last.bytes += u.bytes()
-			last.largest = max(last.largest, u.size)
-			last.units++
-			if u.blob {
-				last.blobs++
-			}
+			k.add(u)
 			return nil
 		})
 	})
-	if len(list) == 0 {
-		list = []piece{{from: p.from}}
+	if err != nil || len(k.cuts) == 0 {
+		return []piece{p}, err
 	}
-	list[len(list)-1].to = p.to
-	return list, err
+	list := make([]piece, len(k.cuts))
+	for i, c := range k.cuts {
+		list[i] = piece{from: c.at, to: p.to, bytes: c.bytes, largest: c.largest, units: int64(c.units)}
+		if i == 0 {
+			list[i].from = p.from
+		} else {
+			list[i-1].to = c.at
+		}
+	}
+	return list, nil
 }
 
 // segment is the memory of one chunk, used again and again.

@@ -226,43 +226,73 @@ func (s *Source) oddities(ctx context.Context, c conn, sc *scan, info *source.In
 	return nil
 }
 
-// measure goes through all keys once, in reading order, and notes where to cut.
-func (s *Source) measure(ctx context.Context, c conn, sc *scan, info *source.Info, progress func(done, total int64)) error {
-	var open cut
-	flush := func() {
-		if open.units > 0 {
-			sc.cuts = append(sc.cuts, open)
+// cutter notes where to cut.
+type cutter struct {
+	limit int64
+	flat  bool // transactions and objects apart
+	cuts  []cut
+	// header is the last unit if that was one.
+	header unit
+}
+
+// add takes the next unit. A header stays with the first row of its transaction:
+// without history in the schema, that is what tells of it.
+func (k *cutter) add(u *unit) {
+	n := len(k.cuts)
+	if n == 0 {
+		k.cuts = append(k.cuts, cut{at: start})
+	} else if open := &k.cuts[n-1]; k.full(open, u) {
+		at, head := u.at, k.header
+		switch {
+		case k.flat && open.at.a != u.at.a:
+			at = objects
+			fallthrough
+		case !head.header || k.flat || head.tid != u.tid:
+			k.cuts = append(k.cuts, cut{at: at})
+		case open.units > 1:
+			open.bytes -= head.bytes()
+			open.units--
+			k.cuts = append(k.cuts, cut{at: head.at})
+			k.count(&head)
 		}
 	}
+	k.count(u)
+	k.header.header = u.header
+	if u.header {
+		k.header = *u
+	}
+}
+
+func (k *cutter) full(open *cut, u *unit) bool {
+	return open.bytes+blobWeight*int64(open.blobs)+u.weight() > k.limit || open.units == math.MaxInt32 || k.flat && open.at.a != u.at.a
+}
+
+func (k *cutter) count(u *unit) {
+	open := &k.cuts[len(k.cuts)-1]
+	open.bytes += u.bytes()
+	open.largest = max(open.largest, u.size)
+	open.units++
+	if u.blob {
+		open.blobs++
+	}
+}
+
+// measure goes through all keys once, in reading order, and notes where to cut.
+func (s *Source) measure(ctx context.Context, c conn, sc *scan, info *source.Info, progress func(done, total int64)) error {
 	m := &meter{sc: sc, info: info, report: progress}
+	k := &cutter{limit: grid, flat: !sc.history}
 	err := sc.walk(ctx, c, start, sc.last(), func(u *unit) error {
+		k.add(u)
 		if err := m.take(u); err != nil {
 			return fmt.Errorf("%s: %w", s.engine.name(), err)
-		}
-		full := open.bytes+blobWeight*int64(open.blobs)+u.weight() > grid || open.units == math.MaxInt32
-		if open.units == 0 || full || !sc.history && open.at.a != u.at.a {
-			flush()
-			open = cut{at: u.at}
-			if len(sc.cuts) == 0 {
-				open.at = start
-			} else if !sc.history && sc.cuts[len(sc.cuts)-1].at.a != u.at.a {
-				open.at = objects
-			}
-		}
-		open.bytes += u.bytes()
-		open.largest = max(open.largest, u.size)
-		open.units++
-		if u.blob {
-			open.blobs++
 		}
 		return nil
 	})
 	if err != nil {
 		return s.failed("read the keys of all objects", err)
 	}
-	flush()
 	m.finish()
-	sc.records = info.Records
+	sc.cuts, sc.records = k.cuts, info.Records
 	return nil
 }
 
