@@ -213,10 +213,10 @@ func (c *mysqlConn) readChunk(ctx context.Context, b *storedBlob, chunk *blobChu
 	found := false
 	err = c.query(ctx, fmt.Sprintf("SELECT %s FROM blob_chunk WHERE zoid = %d AND tid = %d AND chunk_num = %d", what, b.zoid, b.tid, chunk.num), func(r row) error {
 		found = true
-		n = copy(p[:want], r.bytes(0))
-		if int64(len(r.bytes(0))) != want {
-			return fmt.Errorf("chunk %d of the blob has other bytes than its size tells: %d instead of %d at %d", chunk.num, len(r.bytes(0)), want, at)
+		if got := int64(len(r.bytes(0))); got != want {
+			return fmt.Errorf("chunk %d of the blob has other bytes than its size tells: %d instead of %d at %d", chunk.num, got, want, at)
 		}
+		n = copy(p, r.bytes(0))
 		return nil
 	})
 	if err == nil && !found {
