@@ -60,6 +60,16 @@ func RunBlobs(t *testing.T, c Case) {
 	if len(c.blobs()) == 0 {
 		t.Fatal("the source has no blobs")
 	}
+	if !c.isLog(t) {
+		for _, history := range []bool{false, true} {
+			t.Run(map[bool]string{false: "history-free", true: "history-preserving"}[history], func(t *testing.T) {
+				d := c.as(history)
+				t.Run("Scan", d.testScan)
+				d.runBlobs(t)
+			})
+		}
+		return
+	}
 	t.Run("Scan", c.testScan)
 	c.runBlobs(t)
 }
