@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/zodb-convert/zodb-convert/internal/mariatest"
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
 	"github.com/zodb-convert/zodb-convert/internal/s3test"
 	"github.com/zodb-convert/zodb-convert/internal/s3test/faults"
@@ -29,6 +30,7 @@ import (
 var (
 	postgres pgtest.Shared
 	s3       s3test.Shared
+	maria    mariatest.Shared
 	scripts  atomic.Int64 // names the roles
 )
 
@@ -39,6 +41,7 @@ func (s suite) Run() int {
 	code := s.M.Run()
 	postgres.Close()
 	s3.Close()
+	maria.Close()
 	return code
 }
 
@@ -82,9 +85,13 @@ func TestScripts(t *testing.T) {
 //	spoil KEY            replaces an object by another one of the same size
 //	drop KEY             removes it
 func TestS3Scripts(t *testing.T) {
+	runScripts(t, "testdata/s3", s3Environment(t), s3Commands(t))
+}
+
+func s3Environment(t *testing.T) func(*testscript.Env) {
 	server := s3.Server(t)
 	slow := server.NewProxy(t, faults.Settings{Rate: 2 << 20})
-	runScripts(t, "testdata/s3", func(e *testscript.Env) {
+	return func(e *testscript.Env) {
 		bucket := server.NewBucket(t)
 		access, secret := server.NewUser(t)
 		server.Allow(t, bucket, access, "s3:*")
@@ -97,7 +104,12 @@ func TestS3Scripts(t *testing.T) {
 		} {
 			e.Setenv(name, value)
 		}
-	}, map[string]scriptCommand{
+	}
+}
+
+func s3Commands(t *testing.T) map[string]scriptCommand {
+	server := s3.Server(t)
+	return map[string]scriptCommand{
 		"objects": func(ts *testscript.TestScript, neg bool, want []string) {
 			have := slices.Sorted(maps.Keys(server.Snapshot(t, ts.Getenv("S3_BUCKET"))))
 			slices.Sort(want)
@@ -118,7 +130,7 @@ func TestS3Scripts(t *testing.T) {
 				ts.Check(err)
 			}
 		},
-	})
+	}
 }
 
 type scriptCommand = func(*testscript.TestScript, bool, []string)

@@ -25,6 +25,7 @@ const (
 	// What the pages write, and what it is replaced by.
 	exampleData   = "/srv/plone/var/filestorage/Data.fs"
 	exampleDSN    = "dbname=zodb_new user=zodb host=localhost"
+	exampleOldDSN = "dbname=zodb user=reader host=localhost"
 	exampleBlobs  = "/srv/plone/var/blobstorage"
 	exampleCache  = "/srv/plone/var/blobcache"
 	exampleBucket = "plone-blobs"
@@ -122,17 +123,21 @@ func newReader(t *testing.T, page, bin string) *reader {
 	const admin = "postgres"
 	server.Exec(t, server.DSN(admin), "DROP DATABASE IF EXISTS zodb_new WITH (FORCE)")
 	server.Exec(t, server.DSN(admin), "DROP ROLE IF EXISTS zodb")
+	server.Exec(t, server.DSN(admin), "DROP DATABASE IF EXISTS zodb WITH (FORCE)")
+	server.Exec(t, server.DSN(admin), "DROP ROLE IF EXISTS reader")
 	r := &reader{t: t, page: page, dir: dir,
 		examples: []string{
 			"sudo -u postgres ", "",
 			exampleData, filepath.Join(dir, "Data.fs"),
 			exampleBlobs, filepath.Join(dir, "blobstorage"),
 			exampleCache, filepath.Join(dir, "blobcache"),
-			exampleDSN, server.DSNAs("zodb_new", "zodb")},
+			exampleDSN, server.DSNAs("zodb_new", "zodb"),
+			exampleOldDSN, server.DSNAs("zodb", "reader")},
 		env: append(os.Environ(),
 			"PATH="+bin+":"+filepath.Dir(server.Tool("psql"))+":"+os.Getenv("PATH"),
 			"GOBIN="+filepath.Join(dir, "bin"), "TESTDATA="+data,
-			"PGHOST="+server.Dir(), "PGPORT="+strconv.Itoa(server.Port()), "PGUSER="+pgtest.Superuser),
+			"PGHOST="+server.Dir(), "PGPORT="+strconv.Itoa(server.Port()), "PGUSER="+pgtest.Superuser,
+			"SOURCE_DSN="+server.DSNAs("zodb", "reader"), "MYSQL_PWD=secret"),
 	}
 	r.write(filepath.Join(dir, "Data.fs"), read(t, filepath.Join(data, exampleSource)))
 	if err := os.Mkdir(filepath.Join(dir, "blobstorage"), 0o700); err != nil {
