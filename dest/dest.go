@@ -114,6 +114,9 @@ const (
 type Options struct {
 	HistoryPreserving bool  `json:"history_preserving"`
 	ChunkBytes        int64 `json:"chunk_bytes"`
+	// PreserveSharing keeps mutable parts that one record holds twice one object.
+	// Without it they become copies.
+	PreserveSharing bool `json:"preserve_sharing,omitempty"`
 	// Bucket and Prefix say where in S3 large blobs go, from BlobThreshold bytes
 	// on. Bucket is empty if all go to PostgreSQL, and then so are the others.
 	Bucket        string `json:"bucket,omitempty"`
@@ -263,6 +266,9 @@ type Result struct {
 	StateBytes   int64 `json:"state_bytes,omitempty"` // JSON text
 	// Forms counts special forms by kind (package jsonb names them).
 	Forms map[string]int64 `json:"forms,omitempty"`
+	// Lost tells of the forms that the application loses when it next saves the
+	// object, by kind, which classes the records are of.
+	Lost map[string]*ClassCounts `json:"lost,omitempty"`
 	// NewCodec counts records that only zodb-json-codec >= 1.7.0 reads;
 	// NewCodecClasses are the first classes among them.
 	NewCodec        int64    `json:"new_codec,omitempty"`
@@ -271,6 +277,57 @@ type Result struct {
 	// Escaped lists the first of them.
 	Metadata int64     `json:"metadata,omitempty"`
 	Escaped  []Escaped `json:"escaped,omitempty"`
+}
+
+// ClassCounts counts records by class.
+type ClassCounts struct {
+	// Classes are the first ListMax that were met.
+	Classes []ClassCount `json:"classes"`
+	// Others counts the records of all other classes.
+	Others int64 `json:"others,omitempty"`
+}
+
+// ClassCount is a class, "module.name", and how many records are of it.
+type ClassCount struct {
+	Class   string `json:"class"`
+	Records int64  `json:"records"`
+}
+
+// Count adds records of a class. It allocates only for a new class.
+func (c *ClassCounts) Count(class []byte, records int64) {
+	for i := range c.Classes {
+		if c.Classes[i].Class == string(class) {
+			c.Classes[i].Records += records
+			return
+		}
+	}
+	if len(c.Classes) == ListMax {
+		c.Others += records
+		return
+	}
+	c.Classes = append(c.Classes, ClassCount{Class: string(class), Records: records})
+}
+
+// Records is how many are counted.
+func (c *ClassCounts) Records() int64 {
+	n := c.Others
+	for _, class := range c.Classes {
+		n += class.Records
+	}
+	return n
+}
+
+// LostOf returns the counts of a form, to be added to.
+func (r *Result) LostOf(form string) *ClassCounts {
+	counts := r.Lost[form]
+	if counts == nil {
+		if r.Lost == nil {
+			r.Lost = make(map[string]*ClassCounts)
+		}
+		counts = new(ClassCounts)
+		r.Lost[form] = counts
+	}
+	return counts
 }
 
 // Escaped is a transaction whose user or description is not UTF-8 text that
@@ -309,6 +366,13 @@ func (r *Result) Add(o *Result) {
 			r.Forms = make(map[string]int64)
 		}
 		r.Forms[k] += n
+	}
+	for form, o := range o.Lost {
+		counts := r.LostOf(form)
+		for _, c := range o.Classes {
+			counts.Count([]byte(c.Class), c.Records)
+		}
+		counts.Others += o.Others
 	}
 	r.NewCodec += o.NewCodec
 	for _, c := range o.NewCodecClasses {

@@ -39,7 +39,6 @@ Usage: zodb-convert [flags] CONFIG          CONFIG is TOML or ZConfig
 const s3Help = `S3, as in CONFIG (everybody sees a typed key; better set AWS_SECRET_ACCESS_KEY):
   --s3-bucket NAME  --s3-prefix TEXT  --s3-endpoint-url URL  --s3-region NAME
   --s3-access-key KEY  --s3-secret-key KEY  --s3-path-style  --s3-ca-bundle PATH
-
 `
 
 // sitesHelp stands for the flags of origin.
@@ -58,6 +57,7 @@ type convertOptions struct {
 	abort       bool
 	memory      int64
 	rejects     string
+	sharing     bool
 
 	background   bool
 	deferred     string
@@ -99,6 +99,7 @@ func newConvertCommand(a *app) *cobra.Command {
 	f.BoolVar(&o.abort, "abort", false, "undo an interrupted run: empty what it loaded")
 	f.Var((*sizeValue)(&o.memory), "memory", "take no more memory than `SIZE`")
 	f.StringVar(&o.rejects, "rejects", "", "accept rejected records and list them in `PATH`")
+	f.BoolVar(&o.sharing, "preserve-sharing", false, "keep shared parts of a record shared, as pickles")
 	f.Var((*formatValue)(&a.output.logFormat), "log-format", "`text` or json, one object a line")
 	f.BoolVarP(&a.output.verbose, "verbose", "v", false, "tell more")
 	f.BoolVarP(&a.output.quiet, "quiet", "q", false, "tell errors only")
@@ -159,12 +160,13 @@ func (o *convertOptions) contradictions(out *outputOptions) error {
 		{o.abort, o.incremental, "--abort and --incremental contradict each other: one undoes an interrupted run, the other goes on with it"},
 		{o.abort, o.dryRun, "--abort and --dry-run contradict each other: --abort writes"},
 		{o.abort, o.rejects != "", "--rejects is of no use with --abort"},
+		{o.abort, o.sharing, "--preserve-sharing is of no use with --abort, which converts nothing"},
 		{o.abort, deferred || o.background || o.allowMissing, "the flags for blobs are of no use with --abort"},
 		{o.dryRun, o.rejects != "", "--rejects is of no use with --dry-run, which writes nothing; the summary lists the first rejected records"},
 		{o.dryRun, deferred || o.background, "--background-blobs and --deferred-blobs are of no use with --dry-run, which uploads nothing"},
 		{o.background, deferred, "--background-blobs and --deferred-blobs contradict each other: one uploads all blobs before the run ends, the other none"},
 		{o.staging != "", !deferred, "--staging-dir is of use with --deferred-blobs only: otherwise no blob has to wait for its upload"},
-		{upload, o.clear || o.incremental || o.dryRun || o.abort || o.background || deferred || o.allowMissing,
+		{upload, o.clear || o.incremental || o.dryRun || o.abort || o.sharing || o.background || deferred || o.allowMissing,
 			"--upload-blobs uploads and converts nothing: only -w, --memory, --rejects, --check, --s3-... and the flags for output go with it"},
 		{o.check, !upload, "--check is of use with --upload-blobs only"},
 		{out.verbose, out.quiet, "--verbose and --quiet contradict each other"},
@@ -205,7 +207,8 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 	}
 	limitMemory(o.memory, a.getenv)
 
-	dst, err := openDestination(ctx, c, o.from.destinationPath())
+	r := &conversion{app: a, options: o, config: c}
+	dst, err := openDestination(ctx, c, destinationOptions{path: o.from.destinationPath(), preserveSharing: o.sharing, note: r.note})
 	if err != nil {
 		return err
 	}
@@ -213,7 +216,6 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 	if o.abort {
 		return a.abort(ctx, dst)
 	}
-	r := &conversion{app: a, options: o, config: c}
 	src, err := openSource(ctx, c, sourceOptions{path: o.from.sourcePath(), workers: o.workers, note: r.note})
 	if err != nil {
 		return err

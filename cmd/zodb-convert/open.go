@@ -58,9 +58,16 @@ func relStorageOptions(s *config.RelStorage, opts sourceOptions) relstorage.Opti
 	return out
 }
 
+// destinationOptions are what the command line says about writing.
+type destinationOptions struct {
+	path            string // the file that names the destination
+	preserveSharing bool
+	note            func(text string)
+}
+
 // openDestination opens what [destination] names. Open does not ask the server
-// yet: what it refuses is a mistake in the configuration at path.
-func openDestination(ctx context.Context, c *config.Config, path string) (dest.Destination, error) {
+// yet: what it refuses is a mistake in the configuration.
+func openDestination(ctx context.Context, c *config.Config, opts destinationOptions) (dest.Destination, error) {
 	store, err := openStore(ctx, &c.Destination.S3)
 	if err != nil {
 		return nil, err
@@ -70,9 +77,11 @@ func openDestination(ctx context.Context, c *config.Config, path string) (dest.D
 		HistoryPreserving: c.Destination.HistoryPreserving,
 		S3:                store,
 		BlobThreshold:     c.Destination.BlobThreshold,
+		PreserveSharing:   opts.preserveSharing,
+		Note:              opts.note,
 	})
 	if refused := (*dest.RefusedError)(nil); errors.As(err, &refused) {
-		return nil, &config.Error{Path: path, Reason: refused.Reason, Hint: refused.Hint}
+		return nil, &config.Error{Path: opts.path, Reason: refused.Reason, Hint: refused.Hint}
 	}
 	if err != nil {
 		return nil, err

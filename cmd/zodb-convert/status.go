@@ -61,7 +61,7 @@ func (a *app) status(ctx context.Context, from *origin, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	dst, err := openDestination(ctx, c, from.destinationPath())
+	dst, err := openDestination(ctx, c, destinationOptions{path: from.destinationPath()})
 	if err != nil {
 		return err
 	}

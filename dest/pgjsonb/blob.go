@@ -51,6 +51,7 @@ func (d *Destination) inS3(size int64) bool {
 
 // options completes the options of a run by what this destination adds to them.
 func (d *Destination) options(o dest.Options) dest.Options {
+	o.PreserveSharing = d.config.PreserveSharing
 	o.Bucket, o.Prefix, o.BlobThreshold = "", "", 0
 	if d.config.S3 != nil {
 		o.Bucket, o.Prefix, o.BlobThreshold = d.config.S3.Bucket(), d.config.S3.Prefix(), d.config.BlobThreshold

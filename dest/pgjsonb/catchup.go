@@ -45,7 +45,7 @@ func (s *session) Follower(ctx context.Context, src source.Log) (dest.Writer, er
 	if err := s.startUploads(ctx); err != nil {
 		return nil, err
 	}
-	f := &follower{groupWriter: groupWriter{s: s, role: "follow", rows: newRecordRows(src)}, maxOID: s.record.MaxOID}
+	f := &follower{groupWriter: groupWriter{s: s, role: "follow", rows: newRecordRows(s.dest, src)}, maxOID: s.record.MaxOID}
 	if err := f.connect(ctx); err != nil {
 		return nil, err
 	}

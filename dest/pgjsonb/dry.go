@@ -15,7 +15,7 @@ type dryWriter struct {
 
 // DryWriter returns a writer that writes nothing.
 func (d *Destination) DryWriter(src source.Source) dest.Writer {
-	return &dryWriter{dest: d, rows: newRecordRows(src)}
+	return &dryWriter{dest: d, rows: newRecordRows(d, src)}
 }
 
 // Write makes the chunk's rows and forgets them. Of blobs it looks for the files.

@@ -28,7 +28,7 @@ func (s *session) lookAgain(ctx context.Context, src source.Source, phase dest.P
 	if err != nil || missing == 0 {
 		return err
 	}
-	w := &writer{s: s, role: "found", rows: newRecordRows(src)}
+	w := &writer{s: s, role: "found", rows: newRecordRows(s.dest, src)}
 	if err := w.open(ctx); err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -91,6 +92,11 @@ type Config struct {
 	Transfers int
 	// Wait is how long to wait for a server that went away; 0 is 30 s.
 	Wait time.Duration
+	// PreserveSharing keeps mutable parts that one record holds twice one object.
+	PreserveSharing bool
+	// Note is told, from any goroutine, where this program itself has failed on a
+	// record, with the stack: that record is rejected. nil: nobody wants to know.
+	Note func(text string)
 	// LockTimeout is how long to wait for other sessions that use the tables
 	// before the load; 0 is 10 s.
 	LockTimeout time.Duration
@@ -100,7 +106,8 @@ type Config struct {
 type Destination struct {
 	config  Config
 	connect *connector
-	host    string // of this process
+	host    string       // of this process
+	failed  atomic.Int64 // records that this program has failed on
 }
 
 var _ dest.Destination = (*Destination)(nil)

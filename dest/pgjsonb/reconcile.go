@@ -71,8 +71,8 @@ func (s *session) Reconciler(ctx context.Context, src source.Table) (dest.Writer
 	// Its note is found by a number that no other has: a view has none.
 	id := rand.Int64()
 	r := &reconciler{
-		groupWriter: groupWriter{s: s, role: "reconcile", rows: newRecordRows(src)},
-		maxOID:  s.record.MaxOID, id: source.Range{From: id, To: id},
+		groupWriter: groupWriter{s: s, role: "reconcile", rows: newRecordRows(s.dest, src)},
+		maxOID:      s.record.MaxOID, id: source.Range{From: id, To: id},
 	}
 	return r, r.connect(ctx)
 }

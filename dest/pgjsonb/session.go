@@ -512,6 +512,7 @@ func differences(run, now dest.Options) (what []string) {
 		return fmt.Sprintf("%q", o.Bucket)
 	}
 	differ("history-preserving", run.HistoryPreserving, now.HistoryPreserving)
+	differ("--preserve-sharing", run.PreserveSharing, now.PreserveSharing)
 	differ("the size of chunks", run.ChunkBytes, now.ChunkBytes)
 	differ("the bucket (s3-bucket-name)", place(run), place(now))
 	if run.Bucket != "" && now.Bucket != "" {

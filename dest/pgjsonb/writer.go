@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime/debug"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -44,7 +45,7 @@ type writer struct {
 // Writer opens a writer.
 func (s *session) Writer(ctx context.Context, src source.Source) (dest.Writer, error) {
 	s.source.set(src)
-	w := &writer{s: s, role: fmt.Sprintf("w%d", s.workers.Add(1)), rows: newRecordRows(src)}
+	w := &writer{s: s, role: fmt.Sprintf("w%d", s.workers.Add(1)), rows: newRecordRows(s.dest, src)}
 	return w, w.open(ctx)
 }
 
@@ -290,8 +291,9 @@ func ofData(err error) bool {
 
 // recordRows makes the rows of a chunk.
 type recordRows struct {
+	dest    *Destination
 	src     source.Source
-	encoder *jsonb.Encoder
+	encoder recordEncoder
 	stream  rowStream
 	scratch []byte // pickles that are not in the chunk
 	text    []byte
@@ -316,14 +318,21 @@ type recordRows struct {
 	blobs blobRows
 }
 
+// recordEncoder is a *jsonb.Encoder.
+type recordEncoder interface {
+	Encode(record []byte) (*jsonb.Row, error)
+	Trim()
+}
+
 // reject is a record, by index, that cannot be written.
 type reject struct {
 	index         int
 	class, reason string
 }
 
-func newRecordRows(src source.Source) recordRows {
-	return recordRows{src: src, encoder: jsonb.NewEncoder(jsonb.Options{}), refused: map[int]string{}}
+func newRecordRows(d *Destination, src source.Source) recordRows {
+	encoder := jsonb.NewEncoder(jsonb.Options{PreserveSharing: d.config.PreserveSharing})
+	return recordRows{dest: d, src: src, encoder: encoder, refused: map[int]string{}}
 }
 
 // start takes a new chunk.
@@ -484,11 +493,19 @@ func (r *recordRows) without(index int, current, rejected bool) (made bool) {
 }
 
 // encode turns a record into a row. It returns neither row nor reject for a
-// deletion. The row is valid until the next call.
+// deletion. The row is valid until the next call. A record that makes this
+// program fail is a reject: one of a hundred million must not end the run.
 func (r *recordRows) encode(ctx context.Context, record *source.Record, index int) (row *jsonb.Row, size int, bad *reject, err error) {
 	if record.Deleted {
 		return nil, 0, nil, nil
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			row, size, err = nil, 0, nil
+			bad = &reject{index, "", fmt.Sprintf("reading it failed, which is a mistake in this program: %v", p)}
+			r.failed(record, bad.reason, debug.Stack())
+		}
+	}()
 	data, err := r.src.Data(ctx, record, &r.scratch)
 	if err != nil {
 		return nil, 0, nil, fmt.Errorf("read oid %v, tid %v: %w", record.OID, record.TID, err)
@@ -501,6 +518,9 @@ func (r *recordRows) encode(ctx context.Context, record *source.Record, index in
 		var rejected *jsonb.RejectError
 		if !errors.As(err, &rejected) {
 			return nil, 0, nil, fmt.Errorf("encode oid %v, tid %v%s: %w", record.OID, record.TID, place(record.Pos), err)
+		}
+		if rejected.Stack != nil {
+			r.failed(record, rejected.Reason, rejected.Stack)
 		}
 		return nil, 0, &reject{index, rejected.Class, rejected.Reason}, nil
 	}
@@ -528,6 +548,13 @@ func place(pos int64) string {
 	return fmt.Sprintf(" at %d", pos)
 }
 
+// failed tells of the first records that this program has failed on.
+func (r *recordRows) failed(record *source.Record, reason string, stack []byte) {
+	if n := r.dest.failed.Add(1); n <= dest.ListMax && r.dest.config.Note != nil {
+		r.dest.config.Note(fmt.Sprintf("oid %v, tid %v at %d: %s\n%s", record.OID, record.TID, record.Pos, reason, stack))
+	}
+}
+
 func className(module, name []byte) string { return string(module) + "." + string(name) }
 
 // count adds a written row to the result.
@@ -540,7 +567,14 @@ func (r *recordRows) count(row *jsonb.Row, size int, current bool) {
 	r.result.PickleBytes += int64(size)
 	r.result.StateBytes += int64(len(row.State))
 	for form, n := range row.Forms {
+		if n == 0 {
+			continue
+		}
 		r.forms[form] += n
+		if form := jsonb.Form(form); form.LostOnSave() {
+			r.text = append(append(append(r.text[:0], row.Module...), '.'), row.Name...)
+			r.result.LostOf(form.String()).Count(r.text, 1)
+		}
 	}
 	if row.NewCodec {
 		r.result.NewCodec++
@@ -566,7 +600,7 @@ func (r *recordRows) rejected(ctx context.Context) func() error {
 		j := &r.rejects[i]
 		i++
 		record := &r.chunk.Records[j.index]
-		data, err := r.src.Data(ctx, record, &r.scratch)
+		data, err := r.dataOfReject(ctx, record)
 		if err != nil {
 			return fmt.Errorf("read oid %v, tid %v: %w", record.OID, record.TID, err)
 		}
@@ -591,6 +625,17 @@ func (r *recordRows) rejected(ctx context.Context) func() error {
 		r.stream.emit(data)
 		return nil
 	}
+}
+
+// dataOfReject reads a record once more. One that makes this program fail is
+// listed without its data.
+func (r *recordRows) dataOfReject(ctx context.Context, record *source.Record) (data []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			data, err = nil, nil
+		}
+	}()
+	return r.src.Data(ctx, record, &r.scratch)
 }
 
 // appendLine appends a text field with what PostgreSQL does not take escaped.

@@ -99,6 +99,7 @@ type SummaryLine struct {
 	Dropped           int64            `json:"dropped" doc:"records written again later in the same transaction"`
 	Rejected          int64            `json:"rejected" doc:"records that have no form in the destination"`
 	Forms             map[string]int64 `json:"special_forms" doc:"special forms by kind"`
+	Lost              []LostEntry      `json:"lost_on_save" doc:"special forms that zodb-pgjsonb does not write itself: they last until the application saves the object"`
 	NewCodec          int64            `json:"new_codec" doc:"records that only zodb-json-codec 1.7.0 or later reads"`
 	NewCodecClasses   []string         `json:"new_codec_classes" doc:"the first classes among them"`
 	Metadata          int64            `json:"escaped_metadata" doc:"transactions whose user or description had to be escaped"`
@@ -126,6 +127,13 @@ type SummaryLine struct {
 	RejectsFile       string           `json:"rejects_file" doc:"the file that lists all of them, and all missing blobs"`
 	Notes             []string         `json:"notes" doc:"sentences"`
 	Next              []string         `json:"next" doc:"what to do now"`
+}
+
+// LostEntry is one of "lost_on_save".
+type LostEntry struct {
+	Form    string           `json:"form" doc:"the kind"`
+	Records int64            `json:"records" doc:"how many have it"`
+	Classes map[string]int64 `json:"classes" doc:"records by class, for the first classes that were met"`
 }
 
 // EscapedEntry is one of "escaped".
@@ -221,7 +229,7 @@ func (j *JSON) Summary(s *Summary) {
 		Transactions: t.Transactions, CaughtUp: r.CaughtUp,
 		Objects: t.Objects, Revisions: t.Revisions, Deleted: t.Deleted,
 		Superseded: t.Superseded, Dropped: t.Dropped, Rejected: t.Rejected,
-		Forms: t.Forms, NewCodec: t.NewCodec, NewCodecClasses: orEmpty(t.NewCodecClasses),
+		Forms: t.Forms, Lost: lostEntries(t), NewCodec: t.NewCodec, NewCodecClasses: orEmpty(t.NewCodecClasses),
 		Metadata: t.Metadata, Escaped: []EscapedEntry{},
 		Blobs: t.Blobs, BlobBytes: t.BlobBytes, S3Blobs: t.S3Blobs, S3Bytes: t.S3Bytes,
 		MissingBlobs: s.missing(), Missing: []MissingEntry{},

@@ -1,6 +1,7 @@
 package progress
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -47,6 +48,7 @@ func (s *Summary) Text() string {
 	s.counts(&b)
 	s.times(&b)
 	s.forms(&b)
+	s.lost(&b)
 	s.codec(&b)
 	s.metadata(&b)
 	s.rejects(&b)
@@ -287,10 +289,7 @@ func (s *Summary) forms(b *strings.Builder) {
 		return
 	}
 	names := slices.SortedFunc(maps.Keys(t.Forms), func(x, y string) int {
-		if t.Forms[x] != t.Forms[y] {
-			return int(min(max(t.Forms[y]-t.Forms[x], -1), 1))
-		}
-		return strings.Compare(x, y)
+		return cmp.Or(cmp.Compare(t.Forms[y], t.Forms[x]), strings.Compare(x, y))
 	})
 	b.WriteString("Special forms: values that JSON has no plain form for\n")
 	for _, name := range names[:min(len(names), dest.ListMax)] {
@@ -298,6 +297,48 @@ func (s *Summary) forms(b *strings.Builder) {
 	}
 	more(b, len(names))
 	b.WriteString("\n")
+}
+
+// lost tells which classes the objects are of whose values do not last.
+func (s *Summary) lost(b *strings.Builder) {
+	entries := lostEntries(&s.Report.Totals)
+	if len(entries) == 0 {
+		return
+	}
+	b.WriteString("Until the next save: zodb-pgjsonb stores these objects in its own way when the application saves them\n")
+	for _, e := range entries[:min(len(entries), dest.ListMax)] {
+		classes := slices.SortedFunc(maps.Keys(e.Classes), func(x, y string) int {
+			return cmp.Or(cmp.Compare(e.Classes[y], e.Classes[x]), strings.Compare(x, y))
+		})
+		others := e.Records
+		var parts []string
+		for _, class := range classes {
+			parts = append(parts, class+" "+Count(e.Classes[class]))
+			others -= e.Classes[class]
+		}
+		if others > 0 {
+			parts = append(parts, "other classes "+Count(others))
+		}
+		wrap(b, e.Form+": "+strings.Join(parts, ", "), "  ")
+	}
+	more(b, len(entries))
+	b.WriteString("\n")
+}
+
+// lostEntries are the forms that do not last, the commonest first.
+func lostEntries(t *dest.Result) []LostEntry {
+	entries := []LostEntry{}
+	for form, counts := range t.Lost {
+		e := LostEntry{Form: form, Records: counts.Records(), Classes: make(map[string]int64)}
+		for _, c := range counts.Classes {
+			e.Classes[c.Class] = c.Records
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(x, y LostEntry) int {
+		return cmp.Or(cmp.Compare(y.Records, x.Records), strings.Compare(x.Form, y.Form))
+	})
+	return entries
 }
 
 // more tells how many entries of a list are not shown.
