@@ -228,6 +228,7 @@ func (s *Source) oddities(ctx context.Context, c conn, sc *scan, info *source.In
 
 // cutter notes where to cut.
 type cutter struct {
+	from  pos
 	limit int64
 	flat  bool // transactions and objects apart
 	cuts  []cut
@@ -240,7 +241,11 @@ type cutter struct {
 func (k *cutter) add(u *unit) {
 	n := len(k.cuts)
 	if n == 0 {
-		k.cuts = append(k.cuts, cut{at: start})
+		at := start
+		if k.flat && u.at.a != start.a {
+			at = objects // a part of the objects is cut
+		}
+		k.cuts = append(k.cuts, cut{at: at})
 	} else if open := &k.cuts[n-1]; k.full(open, u) {
 		at, head := u.at, k.header
 		switch {
@@ -280,7 +285,7 @@ func (k *cutter) count(u *unit) {
 // measure goes through all keys once, in reading order, and notes where to cut.
 func (s *Source) measure(ctx context.Context, c conn, sc *scan, info *source.Info, progress func(done, total int64)) error {
 	m := &meter{sc: sc, info: info, report: progress}
-	k := &cutter{limit: grid, flat: !sc.history}
+	k := &cutter{from: start, limit: grid, flat: !sc.history}
 	err := sc.walk(ctx, c, start, sc.last(), func(u *unit) error {
 		k.add(u)
 		if err := m.take(u); err != nil {
