@@ -229,7 +229,7 @@ func (s *Source) locateBlobs(ctx context.Context, c conn, records []source.Recor
 			}
 			return nil
 		}); err != nil {
-			return nil, err
+			return func() {}, err
 		}
 	}
 	s.blobs.mu.Lock()

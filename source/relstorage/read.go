@@ -374,11 +374,20 @@ func (p *piece) rang() source.Range {
 // fetch reads a piece. The memory is given back with the chunk, or at once.
 func (s *Source) fetch(ctx context.Context, v *view, sc *scan, p *piece, weight int64, opts *source.ReadOptions) (*source.Chunk, error) {
 	g := s.segment(p)
+	forget := func() {}
 	free := func() {
+		forget()
 		s.recycle(g, opts.ChunkBytes)
 		opts.Budget.Release(weight)
 	}
-	if err := v.do(ctx, func(c conn) error { return sc.load(ctx, c, p, g) }); err != nil {
+	err := v.do(ctx, func(c conn) (err error) {
+		if err := sc.load(ctx, c, p, g); err != nil {
+			return err
+		}
+		forget, err = s.locateBlobs(ctx, c, g.recs)
+		return err
+	})
+	if err != nil {
 		free()
 		return nil, s.failed(fmt.Sprintf("read %v", p.rang()), err)
 	}
