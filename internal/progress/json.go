@@ -95,6 +95,8 @@ type SummaryLine struct {
 	Objects           int64            `json:"objects" doc:"current revisions"`
 	Revisions         int64            `json:"revisions" doc:"older revisions (history-preserving)"`
 	Deleted           int64            `json:"deleted" doc:"objects whose newest record is a deletion"`
+	Removed           int64            `json:"removed" doc:"rows removed because the source no longer has them (RelStorage)"`
+	RemovedTx         int64            `json:"removed_transactions" doc:"transactions removed for that"`
 	Superseded        int64            `json:"superseded" doc:"older revisions left out (history-free)"`
 	Dropped           int64            `json:"dropped" doc:"records written again later in the same transaction"`
 	Rejected          int64            `json:"rejected" doc:"records that have no form in the destination"`
@@ -170,8 +172,8 @@ type RejectEntry struct {
 type MissingEntry struct {
 	OID    string `json:"oid" doc:"of the blob"`
 	TID    string `json:"tid" doc:"of its transaction"`
-	Offset int64  `json:"offset" doc:"where its record stands in the source"`
-	Path   string `json:"path" doc:"where it was looked for"`
+	Offset int64  `json:"offset" doc:"where its record stands in the source; 0 for a RelStorage"`
+	Path   string `json:"path" doc:"where it was looked for: a file, or a table"`
 	Reason string `json:"reason" doc:"the rest of the sentence: the blob file PATH ..."`
 }
 
@@ -228,7 +230,7 @@ func (j *JSON) Summary(s *Summary) {
 		HistoryPreserving: s.HistoryPreserving, Resumed: r.Resumed,
 		Transactions: t.Transactions, CaughtUp: r.CaughtUp,
 		Objects: t.Objects, Revisions: t.Revisions, Deleted: t.Deleted,
-		Superseded: t.Superseded, Dropped: t.Dropped, Rejected: t.Rejected,
+		Removed: t.Gone, RemovedTx: t.GoneTransactions, Superseded: t.Superseded, Dropped: t.Dropped, Rejected: t.Rejected,
 		Forms: t.Forms, Lost: lostEntries(t), NewCodec: t.NewCodec, NewCodecClasses: orEmpty(t.NewCodecClasses),
 		Metadata: t.Metadata, Escaped: []EscapedEntry{},
 		Blobs: t.Blobs, BlobBytes: t.BlobBytes, S3Blobs: t.S3Blobs, S3Bytes: t.S3Bytes,

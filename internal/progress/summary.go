@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -67,7 +68,7 @@ func (s *Summary) title() string {
 	case Rejected:
 		return fmt.Sprintf("Not finished: %s. %s is incomplete.", s.faults(from), to)
 	}
-	if r.Totals.Transactions == 0 && r.Source.Transactions > 0 {
+	if r.Source.Transactions > 0 && nothingNew(&r.Totals) {
 		return fmt.Sprintf("Done: nothing was new, %s is in %s.", from, to)
 	}
 	var but []string
@@ -84,6 +85,11 @@ func (s *Summary) title() string {
 		return fmt.Sprintf("Done: %s is in %s, but for %s.", from, to, strings.Join(but, " and "))
 	}
 	return fmt.Sprintf("Done: %s is in %s.", from, to)
+}
+
+// nothingNew tells whether a run found the destination as it should be.
+func nothingNew(t *dest.Result) bool {
+	return t.Transactions+t.Objects+t.Revisions+t.Deleted+t.Gone+t.GoneTransactions == 0
 }
 
 // faults says what keeps a run from being finished.
@@ -132,7 +138,10 @@ func (s *Summary) counts(b *strings.Builder) {
 		row(b, "older revisions", Count(t.Revisions), "")
 	}
 	row(b, "deleted", Count(t.Deleted), "")
-	if !s.HistoryPreserving {
+	if t.Gone+t.GoneTransactions > 0 {
+		row(b, "removed", Count(t.Gone), fmt.Sprintf("rows that the source no longer has; and %s", Plural(t.GoneTransactions, "transaction")))
+	}
+	if !s.HistoryPreserving && (t.Superseded > 0 || !inTables(r)) {
 		row(b, "superseded", Count(t.Superseded), "older revisions, which a history-free database leaves out")
 	}
 	if t.Dropped > 0 {
@@ -142,6 +151,27 @@ func (s *Summary) counts(b *strings.Builder) {
 	s.blobs(b)
 	row(b, "special forms", Count(sum(t.Forms)), "")
 	row(b, "source", Bytes(t.SourceBytes), sizes(t))
+}
+
+// inTables tells whether the source is one of rows, of which older ones are not
+// read if nobody wants them. Its records have no place in it.
+func inTables(r *pipeline.Report) bool { return r.Source.Identity.Kind == "relstorage" }
+
+// at is where a record stands, as a part of a sentence, if the source has places.
+func at(pos int64) string {
+	if pos == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", at %d", pos)
+}
+
+// blobProblem is what is wrong with a blob; where it was looked for, a file or a
+// table, if that does not follow on a line of its own.
+func blobProblem(path, reason string) (problem, place string) {
+	if path != "" && !filepath.IsAbs(path) {
+		return path + " " + reason, ""
+	}
+	return "the blob file " + reason, path
 }
 
 // blobs are left out where there are none.
@@ -404,7 +434,7 @@ func (s *Summary) rejects(b *strings.Builder) {
 		if class == "" {
 			class = "unknown class"
 		}
-		wrap(b, fmt.Sprintf("oid %v, tid %v, at %d, %s: %s", j.OID, j.TID, j.Pos, class, j.Reason), "  ")
+		wrap(b, fmt.Sprintf("oid %v, tid %v%s, %s: %s", j.OID, j.TID, at(j.Pos), class, j.Reason), "  ")
 	}
 	if rest := n - int64(min(len(s.Report.Rejects), dest.ListMax)); rest > 0 {
 		fmt.Fprintf(b, "  ... and %s more\n", Count(rest))
@@ -419,9 +449,10 @@ func (s *Summary) missingBlobs(b *strings.Builder) {
 	}
 	b.WriteString("Missing blobs\n")
 	for _, m := range list[:min(len(list), dest.ListMax)] {
-		wrap(b, fmt.Sprintf("oid %v, tid %v, at %d: the blob file %s", m.OID, m.TID, m.Pos, m.Reason), "  ")
-		if m.Path != "" {
-			wrap(b, "  "+m.Path, "  ")
+		problem, place := blobProblem(m.Path, m.Reason)
+		wrap(b, fmt.Sprintf("oid %v, tid %v%s: %s", m.OID, m.TID, at(m.Pos), problem), "  ")
+		if place != "" {
+			wrap(b, "  "+place, "  ")
 		}
 	}
 	if rest := s.missing() - int64(min(len(list), dest.ListMax)); rest > 0 {

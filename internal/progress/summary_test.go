@@ -137,6 +137,18 @@ func TestSummaryText(t *testing.T) {
 			s.Report.Totals, s.Report.Source.Transactions = dest.Result{}, 2
 			return s
 		}},
+		{"table", func(s *Summary) *Summary {
+			r := s.Report
+			r.Source.Identity = source.Identity{Kind: "relstorage", Name: `RelStorage in PostgreSQL database "zodb" on db:5432`}
+			r.Source.Transactions = 2
+			r.Totals = dest.Result{Gone: 3, GoneTransactions: 1, Rejected: 1, MissingBlobs: 2}
+			r.Rejects = []dest.Reject{{OID: 1, TID: 2, Class: "a.B", Reason: "no form"}}
+			r.MissingBlobs = []dest.MissingBlob{
+				{OID: 3, TID: 2, Path: "the table blob_chunk", Reason: "has no row of it"},
+				{OID: 4, TID: 2, Path: "/srv/blobs/0x04/0x02.blob", Reason: "is missing, and the table blob_chunk has no row of it"},
+			}
+			return s
+		}},
 		{"resumed", func(s *Summary) *Summary {
 			s.Report.Resumed, s.Report.CaughtUp = true, 1
 			return s
