@@ -24,6 +24,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/pipeline"
 	"github.com/zodb-convert/zodb-convert/source/filestorage"
+	"github.com/zodb-convert/zodb-convert/source/relstorage"
 )
 
 const convertHelp = `Move a ZODB (FileStorage, RelStorage) into zodb-pgjsonb: JSON in PostgreSQL.
@@ -360,6 +361,8 @@ func (c *conversion) next(r *pipeline.Report) []string {
 		}
 	}
 	switch g := r.Growth; {
+	case g.Replaced && c.config.Source.RelStorage != nil:
+		lines = append(lines, "The source is another database by now, or was set back: what it got since cannot be added. Convert it anew with --clear.")
 	case g.Replaced:
 		lines = append(lines, "The source is another database by now (packed or replaced): what it got since cannot be added. Convert it anew with --clear.")
 	case g.Transactions > 0:
@@ -417,8 +420,11 @@ func (c *conversion) goOn(err error) []string {
 		rejected *dest.RejectedError
 		uploads  *dest.UploadError
 		changed  *filestorage.ChangedError
+		setBack  *relstorage.ChangedError
 	)
 	switch {
+	case errors.As(err, &setBack):
+		return []string{"name the right database, or undo the run with: " + c.plain("--abort")}
 	case errors.As(err, &changed) && c.opts.Incremental:
 		return []string{"use the original file, or undo the run with: " + c.plain("--abort")}
 	case errors.As(err, &refused) && !c.writing():

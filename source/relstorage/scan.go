@@ -118,8 +118,7 @@ func (s *Source) scanView(ctx context.Context, v *view, opts source.ScanOptions)
 			return err
 		}
 		if highest < opts.Until {
-			return fmt.Errorf("%s: its highest transaction is %v, and it was %v when the conversion began: it was set back, or another one was put in its place; convert it anew with --clear",
-				s.engine.name(), zodb.TID(highest), zodb.TID(opts.Until))
+			return &ChangedError{Name: s.engine.name(), Now: zodb.TID(highest), Then: zodb.TID(opts.Until)}
 		}
 		if sc.end, sc.highest = highest, highest; opts.Until != 0 {
 			sc.end = opts.Until
