@@ -19,10 +19,11 @@ import (
 type RejectLine struct {
 	// Kind is what the line lists: a record that was rejected, or a blob that is
 	// missing. Files of earlier versions have records only, and no kind.
-	Kind   RejectKind `json:"kind"`
-	OID    string     `json:"oid"`
-	TID    string     `json:"tid"`
-	Offset int64      `json:"offset"`
+	Kind RejectKind `json:"kind"`
+	OID  string     `json:"oid"`
+	TID  string     `json:"tid"`
+	// Offset is where the record stands, if the source has positions.
+	Offset int64 `json:"offset,omitempty"`
 	// Path is where the blob was looked for.
 	Path   string `json:"path,omitempty"`
 	Class  string `json:"class"`
