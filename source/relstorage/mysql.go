@@ -16,6 +16,7 @@ import (
 // mysqlEngine is a database of a MySQL or MariaDB server.
 type mysqlEngine struct {
 	servers []*mysql.Config // tried in this order
+	tries   int             // how many times snapshots are taken without a lock
 
 	mu    sync.Mutex
 	used  *mysql.Config // the server that answered last
@@ -29,7 +30,7 @@ func newMySQL(opts *Options) (engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the source: %w", err)
 	}
-	return &mysqlEngine{servers: configs, used: configs[0]}, nil
+	return &mysqlEngine{servers: configs, tries: snapshotTries, used: configs[0]}, nil
 }
 
 func (e *mysqlEngine) server() (config *mysql.Config, maria bool) {

@@ -179,7 +179,7 @@ func (e *mysqlEngine) agree(ctx context.Context, group mysqlGroup, sees *mysqlTa
 	if len(group) == 1 {
 		return group, "", group.begin(ctx)
 	}
-	for try := range snapshotTries {
+	for try := range e.tries {
 		if err := group.begin(ctx); err != nil {
 			return group, "", err
 		}

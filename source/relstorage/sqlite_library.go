@@ -29,6 +29,7 @@ type library struct {
 
 	mu      sync.Mutex
 	running bool // interrupt may stop it
+	closed  bool
 }
 
 const (
@@ -94,8 +95,16 @@ func (l *library) problem(code int32) error {
 	return e
 }
 
-// close also closes what is open within.
+// close also closes what is open within. What comes after it is refused: it would
+// reach into memory that is no longer there.
 func (l *library) close() {
+	l.mu.Lock()
+	closed := l.closed
+	l.closed = true
+	l.mu.Unlock()
+	if closed {
+		return
+	}
 	l.closeBlob()
 	if l.db != 0 {
 		sqlite.Xsqlite3_close_v2(l.tls, l.db)
@@ -114,8 +123,12 @@ func (l *library) watched(ctx context.Context, fn func() error) error {
 		return err
 	}
 	l.mu.Lock()
-	l.running = true
+	l.running = !l.closed
+	closed := l.closed
 	l.mu.Unlock()
+	if closed {
+		return errClosed
+	}
 	stop := context.AfterFunc(ctx, l.interrupt)
 	err := fn()
 	stop()
@@ -127,6 +140,8 @@ func (l *library) watched(ctx context.Context, fn func() error) error {
 	}
 	return err
 }
+
+var errClosed = &sqliteError{sqlite.SQLITE_MISUSE, "the connection is closed"}
 
 func (l *library) interrupt() {
 	l.mu.Lock()
@@ -141,7 +156,7 @@ func (l *library) interrupt() {
 
 // inTransaction tells whether the connection still sees its view: some errors end
 // a transaction.
-func (l *library) inTransaction() bool { return sqlite.Xsqlite3_get_autocommit(l.tls, l.db) == 0 }
+func (l *library) inTransaction() bool { return !l.closed && sqlite.Xsqlite3_get_autocommit(l.tls, l.db) == 0 }
 
 // exec runs a statement and forgets its rows.
 func (l *library) exec(q string) error {
