@@ -197,7 +197,8 @@ type Session interface {
 	// Follower writes the chunks of Log.Follow, in order.
 	Follower(ctx context.Context, src source.Log) (Writer, error)
 	// Have gives what is there to Table.Differences. Its sequences are read once,
-	// and both may be open at a time. free ends them.
+	// and both may be open at a time. free ends them. A database that somebody else
+	// has written to since this run loaded it is a *source.ForeignError.
 	Have(ctx context.Context) (have *source.Have, free func(), err error)
 	// Reconciler writes the chunks of Table.Differences, all in one transaction,
 	// which is committed with the chunk that has EndsTransaction: a destination is

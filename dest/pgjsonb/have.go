@@ -97,11 +97,8 @@ func (s *session) untouched(seen *held) error {
 	if !s.bare.Loads || seen.transactions == written {
 		return nil
 	}
-	return &dest.RefusedError{
-		Reason: fmt.Sprintf("%s has %s, of which this conversion has written %d: a site has written to it, or packed it, since",
-			s.dest.Name(), count(seen.transactions, "transaction"), written),
-		Hint: "it cannot be made equal to the source without destroying what the site has written; if that is not wanted, convert again with --clear",
-	}
+	return &source.ForeignError{Problem: fmt.Sprintf("has %s, of which this conversion has written %d: a site has written to it, or packed it, since",
+		count(seen.transactions, "transaction"), written)}
 }
 
 // unchanged gives the loss of a connection before anything was committed its
@@ -214,7 +211,7 @@ func (h *holdings) keys(yield func(source.Key, error) bool) {
 func (s *session) Foreign(ctx context.Context, e *source.ForeignError) error {
 	refused := &dest.RefusedError{
 		Reason: s.dest.Name() + " " + e.Problem,
-		Hint:   "the site has written to it, or it is not a conversion of this source; converting again with --clear would destroy what the site has written",
+		Hint:   "it cannot be made equal to the source; converting again with --clear would destroy what a site has written to it",
 		Cause:  e,
 	}
 	if !s.opened {
