@@ -23,6 +23,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/pipeline"
+	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/source/filestorage"
 	"github.com/zodb-convert/zodb-convert/source/relstorage"
 )
@@ -421,8 +422,11 @@ func (c *conversion) goOn(err error) []string {
 		uploads  *dest.UploadError
 		changed  *filestorage.ChangedError
 		setBack  *relstorage.ChangedError
+		foreign  *source.ForeignError
 	)
 	switch {
+	case errors.As(err, &foreign):
+		return nil // going on would meet the same
 	case errors.As(err, &setBack):
 		return []string{"name the right database, or undo the run with: " + c.plain("--abort")}
 	case errors.As(err, &changed) && c.opts.Incremental:
