@@ -251,18 +251,32 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
+// databases counts those that a RelStorage has.
+func databases(s *RelStorage) (n int) {
+	for _, is := range []bool{s.PostgreSQL != nil, s.MySQL != nil, s.SQLite3 != nil} {
+		if is {
+			n++
+		}
+	}
+	return n
+}
+
 // FuzzParse looks for files that crash the reader, or whose mistakes are told
 // without the file's name.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(whole))
 	f.Add([]byte("source = {type='filestorage', path='p'}\ndestination = {type='pgjsonb', dsn='d'}"))
 	f.Add([]byte("[source]\ntype='filestorage'\npath='${X}'\n[[destination]]\ntype=1979-05-27\n"))
+	f.Add([]byte("[source]\ntype='relstorage'\nkeep_history=true\n[source.mysql]\nport='3306'\n[destination]\ntype='pgjsonb'\ndsn='d'\n"))
+	f.Add([]byte("[source]\ntype='relstorage'\nsqlite3={data-dir='d', pragmas={a=1}}\n[source.oracle]\n[destination]\ntype='pgjsonb'\ndsn='d'\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := parse("c.toml", text, env("PW", "x"), sectionNames)
 		var e *Error
 		switch {
 		case err == nil && (!c.Source.given() || c.Destination.DSN == ""):
-			t.Error("a configuration without path or dsn was accepted")
+			t.Error("a configuration without source or dsn was accepted")
+		case err == nil && c.Source.RelStorage != nil && databases(c.Source.RelStorage) != 1:
+			t.Errorf("not one database: %+v", c.Source.RelStorage)
 		case err != nil && (!errors.As(err, &e) || e.Path != "c.toml" || e.Reason == ""):
 			t.Errorf("not an *Error with a reason: %#v", err)
 		}
