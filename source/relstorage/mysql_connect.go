@@ -1,6 +1,7 @@
 package relstorage
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -121,6 +122,7 @@ func mysqlConfig(o *MySQL, keys map[string]string) (*driver.Config, error) {
 	c.Logger = &driver.NopLogger{} // every error is returned as well
 	c.ConnectionAttributes = "program_name:zodb-convert"
 	c.CheckConnLiveness = false // of database/sql's pool
+	c.DialFunc = dialBuffered
 	if err := c.Apply(driver.EnableCompression(o.Compress)); err != nil {
 		return nil, err
 	}
@@ -128,6 +130,26 @@ func mysqlConfig(o *MySQL, keys map[string]string) (*driver.Config, error) {
 	c.TLS, c.AllowFallbackToPlaintext, err = mysqlTLS(keys)
 	return c, err
 }
+
+// bufferedConn reads ahead: the driver has room for 4 KiB and would ask the system
+// for each row.
+type bufferedConn struct {
+	net.Conn
+	ahead *bufio.Reader
+}
+
+const readAhead = 128 << 10
+
+func dialBuffered(ctx context.Context, network, address string) (net.Conn, error) {
+	var d net.Dialer // with keep-alives
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &bufferedConn{c, bufio.NewReaderSize(c, readAhead)}, nil
+}
+
+func (c *bufferedConn) Read(p []byte) (int, error) { return c.ahead.Read(p) }
 
 // mysqlTLS says how to encrypt. Without a word about it a server that can do TLS
 // is talked to with TLS, and nobody's certificate is checked: RelStorage's own

@@ -156,7 +156,9 @@ func (l *library) interrupt() {
 
 // inTransaction tells whether the connection still sees its view: some errors end
 // a transaction.
-func (l *library) inTransaction() bool { return !l.closed && sqlite.Xsqlite3_get_autocommit(l.tls, l.db) == 0 }
+func (l *library) inTransaction() bool {
+	return !l.closed && sqlite.Xsqlite3_get_autocommit(l.tls, l.db) == 0
+}
 
 // exec runs a statement and forgets its rows.
 func (l *library) exec(q string) error {
