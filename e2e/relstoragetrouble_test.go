@@ -209,18 +209,20 @@ func TestCutConnectionsToRelStorage(t *testing.T) {
 			c := k.conversion(s, pg.NewDatabase(t))
 			config := s.toolConfig(t, c.DSN, k.history)
 			mark := filepath.Join(t.TempDir(), "reached")
-			cmd := command(t, "chunk.commit:1:sh=touch "+mark+"; while [ ! -e "+mark+".done ]; do sleep 0.02; done", "--memory", "64MB", config)
+			cmd := command(t, "chunk.commit:1:sh=touch "+mark+"; while [ ! -e "+mark+".done ]; do sleep 0.02; done", config)
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			awaitFile(t, mark, cmd, &out)
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			awaitFile(t, mark, ended, &out)
 			s.cutConnections(t)
 			if err := os.WriteFile(mark+".done", nil, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if err := cmd.Wait(); err != nil {
+			if err := <-ended; err != nil {
 				// What was read before may have been all.
 				if code := cmd.ProcessState.ExitCode(); code != 1 {
 					t.Errorf("exit code %d", code)
@@ -241,16 +243,17 @@ func TestCutConnectionsToRelStorage(t *testing.T) {
 	}
 }
 
-func awaitFile(t *testing.T, path string, cmd *exec.Cmd, out *bytes.Buffer) {
+// awaitFile waits until a program has made a file.
+func awaitFile(t *testing.T, path string, ended <-chan error, out *bytes.Buffer) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for {
 		if _, err := os.Stat(path); err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			t.Fatalf("the place is not reached:\n%s", out)
+		select {
+		case err := <-ended:
+			t.Fatalf("it ended before the place was reached: %v\n%s", err, out)
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }

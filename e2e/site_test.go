@@ -161,6 +161,29 @@ func tail(out []byte) []byte {
 	return out
 }
 
+// judge lets the real ZODB compare a destination with what the real RelStorage
+// reads in the site.
+func (s *site) judge(t *testing.T, c conversion) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "Data.fs")
+	if out, err := s.command(t, "--export", path).CombinedOutput(); err != nil {
+		t.Fatalf("export the site: %v\n%s", err, tail(out))
+	}
+	args := []string{"-B", filepath.Join("..", "scripts", "oracle"), "compare", "--source", path, "--dsn", c.DSN}
+	if s.blobs != noBlobs {
+		args = append(args, "--blob-dir", strings.TrimSuffix(path, ".fs")+".blobs")
+	}
+	if c.History {
+		args = append(args, "--history")
+	}
+	out, err := exec.Command(os.Getenv("ZODB_PYTHON"), args...).CombinedOutput()
+	if err != nil {
+		t.Errorf("the oracle: %v\n%s", err, tail(out))
+	}
+	lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
+	t.Logf("the oracle: %s", lines[len(lines)-1])
+}
+
 // living is a site at work.
 type living struct {
 	t      *testing.T

@@ -1,12 +1,15 @@
 """Is a site: small random changes to a database of RelStorage, by the real RelStorage.
 
 usage: python site.py CONFIG --seed N [--steps N] [--pause SECONDS] [--pack EVERY] [--blobs] [--body BYTES]
+       python site.py CONFIG --export Data.fs [--blobs]
 
 CONFIG is a ZConfig file with a <zodb>. A step adds objects, changes some, moves or deletes references, deletes an
 object that is garbage, replaces a blob, packs (every EVERY steps, with garbage collection) or undoes what was done
 before (where the storage keeps history). Each step is a line "STEP NAME" on stdout before it is begun; "done COUNTS",
 the numbers of the steps as JSON, is the last one. Without --steps it goes on until the standard input ends. The same
 seed gives the same steps on the same database.
+
+--export writes what the real RelStorage reads into a FileStorage, and its blobs into Data.blobs.
 
 A server that goes away is waited for: the step is given up, the next one is tried.
 """
@@ -28,6 +31,7 @@ import ZODB.config  # noqa: E402
 from BTrees.OOBTree import OOBTree  # noqa: E402
 from ZODB.blob import Blob  # noqa: E402
 from ZODB.Connection import TransactionMetaData  # noqa: E402
+from ZODB.FileStorage import FileStorage  # noqa: E402
 from ZODB.POSException import POSKeyError, StorageError, UndoError  # noqa: E402
 
 from zodbdata import classes as c  # noqa: E402
@@ -181,16 +185,28 @@ class Site:
                 yield number, self.rng.choices(list(steps), steps.values())[0]
 
 
+def export(options):
+    db = ZODB.config.databaseFromURL(options.config)
+    out = FileStorage(options.export, blob_dir=options.export.removesuffix(".fs") + ".blobs" if options.blobs else None)
+    out.copyTransactionsFrom(db.storage)
+    out.close()
+    db.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config")
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--export")
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--pause", type=float, default=0)
     parser.add_argument("--pack", type=int, default=0)
     parser.add_argument("--body", type=int, default=12_000)
     parser.add_argument("--blobs", action="store_true")
     options = parser.parse_args()
+    if options.export:
+        export(options)
+        return
     stop = threading.Event()
     if not options.steps:
         threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
