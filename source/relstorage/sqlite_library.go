@@ -192,15 +192,6 @@ func (l *library) rows(q string, fn func(stmt uintptr, columns int) error) error
 	}
 }
 
-// number gives the one number of a query.
-func (l *library) number(q string) (n int64, err error) {
-	err = l.rows(q, func(stmt uintptr, _ int) error {
-		n = sqlite.Xsqlite3_column_int64(l.tls, stmt, 0)
-		return nil
-	})
-	return n, err
-}
-
 // text gives the one text of a query.
 func (l *library) text(q string) (s string, err error) {
 	err = l.rows(q, func(stmt uintptr, _ int) error {
