@@ -3,6 +3,7 @@ package watermark_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -270,5 +271,102 @@ func TestRejectsAreGivenOldestFirst(t *testing.T) {
 	}
 	if n, root, err := tables.CountRejects(t.Context(), conn); n != 2 || !root || err != nil {
 		t.Errorf("%d, %v, %v", n, root, err)
+	}
+}
+
+// earlier are the tables as releases before this one made them.
+const earlier = `
+CREATE TABLE %[1]s.zodb_convert_run (one boolean PRIMARY KEY DEFAULT true CHECK (one), id text NOT NULL, generation bigint NOT NULL,
+	phase text NOT NULL, source json NOT NULL, options json NOT NULL, tool text NOT NULL, host text NOT NULL, pid integer NOT NULL,
+	started timestamptz NOT NULL DEFAULT clock_timestamp(), claimed timestamptz NOT NULL DEFAULT clock_timestamp(),
+	max_oid bigint NOT NULL, restore json NOT NULL);
+CREATE TABLE %[1]s.zodb_convert_chunk (kind text NOT NULL, range_from bigint NOT NULL, range_to bigint NOT NULL, max_oid bigint NOT NULL,
+	result json NOT NULL, PRIMARY KEY (kind, range_from));
+CREATE TABLE %[1]s.zodb_convert_reject (pos bigint PRIMARY KEY, oid bigint NOT NULL, tid bigint NOT NULL, class text NOT NULL,
+	reason text NOT NULL, data bytea);
+CREATE TABLE %[1]s.zodb_convert_step (name text PRIMARY KEY, done timestamptz NOT NULL DEFAULT clock_timestamp(), took interval NOT NULL);
+INSERT INTO %[1]s.zodb_convert_run VALUES (true, '0123456789abcdef', 3, 'loading', '{"kind": "filestorage", "end": 99}', '{"chunk_bytes": 5}', 'v0', 'here', 1,
+	default, default, 7, '{}');
+INSERT INTO %[1]s.zodb_convert_chunk VALUES ('load', 4, 50, 7, '{"objects": 3, "source_bytes": 46}'), ('follow', 4, 60, 9, '{"objects": 1}');
+INSERT INTO %[1]s.zodb_convert_reject VALUES (30, 1, 2, '', 'bad', NULL)`
+
+const earlierMissing = `CREATE TABLE %[1]s.zodb_convert_missing (pos bigint PRIMARY KEY, oid bigint NOT NULL, tid bigint NOT NULL, path text NOT NULL, reason text NOT NULL);
+INSERT INTO %[1]s.zodb_convert_missing VALUES (20, 5, 6, '/p', 'r')`
+
+func TestRunOfAnEarlierReleaseIsContinued(t *testing.T) {
+	for _, blobs := range []bool{false, true} {
+		t.Run(fmt.Sprintf("blobs=%v", blobs), func(t *testing.T) {
+			conn := connect(t, postgres.Server(t).NewDatabase(t), "test")
+			schema := pgx.Identifier{`odd "schema'`}.Sanitize()
+			sql := "CREATE SCHEMA " + schema + ";" + fmt.Sprintf(earlier, schema)
+			if blobs {
+				sql += ";" + fmt.Sprintf(earlierMissing, schema)
+			}
+			if err := exec(t, conn, sql); err != nil {
+				t.Fatal(err)
+			}
+			// Reading alone changes nothing, and understands it.
+			check := func() {
+				t.Helper()
+				r, err := tables.Read(t.Context(), conn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff([]source.Range{{From: 4, To: 50}}, r.Done); diff != "" {
+					t.Errorf("done (-want +got):\n%s", diff)
+				}
+				if r.Generation != 3 || r.Totals.Objects != 4 || r.MaxOID != 9 || r.Totals.SourceBytes != 46 {
+					t.Errorf("the record is %+v", r)
+				}
+			}
+			check()
+			for range 2 {
+				if err := tables.Ensure(t.Context(), conn); err != nil {
+					t.Fatal(err)
+				}
+				check()
+			}
+			// Two numbers tell ranges apart by now, and a key records without position.
+			sql = ""
+			for sub := range int64(3) {
+				note, err := tables.ChunkSQL(watermark.Load, source.Range{From: 1, FromSub: sub, To: 1, ToSub: sub + 1}, 0, &dest.Result{Objects: sub})
+				if err != nil {
+					t.Fatal(err)
+				}
+				sql += fmt.Sprintf("%s; INSERT INTO %s VALUES (0, %d, 2, '', 'r'); INSERT INTO %s VALUES (0, 1, %d, '', '')", note, tables.Reject, sub, tables.Missing, sub) + ";"
+			}
+			if err := exec(t, conn, sql); err != nil {
+				t.Fatal(err)
+			}
+			got, err := tables.ChunkResult(t.Context(), conn, watermark.Load, source.Range{From: 1, FromSub: 2, To: 1, ToSub: 3})
+			if err != nil || got.Objects != 2 {
+				t.Errorf("the chunk's result is %+v, %v", got, err)
+			}
+			if _, err := tables.ChunkResult(t.Context(), conn, watermark.Load, source.Range{From: 1, FromSub: 2, To: 1, ToSub: 4}); err == nil {
+				t.Error("a range with another end is taken for the same")
+			}
+			done, err := tables.Loaded(t.Context(), conn)
+			if err != nil || len(done) != 4 {
+				t.Errorf("%v are done, %v", done, err)
+			}
+			want := 3
+			if blobs {
+				want++
+			}
+			var found []source.Record
+			for after := (*source.Record)(nil); ; after = &found[len(found)-1] {
+				next, err := tables.MissingAfter(t.Context(), conn, after, 2)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(next) == 0 {
+					break
+				}
+				found = append(found, next...)
+			}
+			if len(found) != want || found[2].TID != 2 || found[2].OID != 1 {
+				t.Errorf("missing are %v", found)
+			}
+		})
 	}
 }
