@@ -112,7 +112,7 @@ func (sc *scan) pieces(gap piece, chunk int64, fn func(piece) error) error {
 func (s *Source) split(ctx context.Context, v *view, sc *scan, p piece, chunk int64) ([]piece, error) {
 	var k cutter
 	err := v.do(ctx, func(c conn) error {
-		k = cutter{limit: chunk, flat: !sc.history}
+		k = cutter{from: p.from, limit: chunk, flat: !sc.history}
 		return sc.walk(ctx, c, p.from, p.to, func(u *unit) error {
 			k.add(u)
 			return nil
@@ -124,9 +124,7 @@ func (s *Source) split(ctx context.Context, v *view, sc *scan, p piece, chunk in
 	list := make([]piece, len(k.cuts))
 	for i, c := range k.cuts {
 		list[i] = piece{from: c.at, to: p.to, bytes: c.bytes, largest: c.largest, units: int64(c.units)}
-		if i == 0 {
-			list[i].from = p.from
-		} else {
+		if i > 0 {
 			list[i-1].to = c.at
 		}
 	}

@@ -240,11 +240,7 @@ type cutter struct {
 func (k *cutter) add(u *unit) {
 	n := len(k.cuts)
 	if n == 0 {
-		at := start
-		if k.flat && u.at.a != start.a {
-			at = objects // a part of the objects is cut
-		}
-		k.cuts = append(k.cuts, cut{at: at})
+		k.cuts = append(k.cuts, cut{at: k.from})
 	} else if open := &k.cuts[n-1]; k.full(open, u) {
 		at, head := u.at, k.header
 		switch {
