@@ -1,7 +1,8 @@
 // Command encoderecords turns records into rows for scripts/oracle-codec: it
 // reads JSON lines with record_hex and writes them again with the class, the
 // state, the references and the forms that package jsonb makes of them, or with
-// the reason of a reject.
+// the reason of a reject. With the argument --preserve-sharing it keeps shared
+// parts one.
 package main
 
 import (
@@ -11,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
 )
@@ -26,7 +28,7 @@ func run() error {
 	lines := bufio.NewScanner(os.Stdin)
 	lines.Buffer(nil, 1<<30)
 	out := bufio.NewWriter(os.Stdout)
-	encoder := jsonb.NewEncoder(jsonb.Options{})
+	encoder := jsonb.NewEncoder(jsonb.Options{PreserveSharing: slices.Contains(os.Args[1:], "--preserve-sharing")})
 	for lines.Scan() {
 		line := map[string]any{}
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {

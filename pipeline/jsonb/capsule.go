@@ -163,23 +163,40 @@ func (e *Encoder) holes(b []byte, holes []pickle.Ref) []byte {
 	return b
 }
 
+// maxIDParts bounds a persistent id. ZODB's have six parts at most.
+const maxIDParts = 1000
+
 // checkID rejects a persistent id that may have been changed after it was used:
 // a node tells only how its value was in the end.
-func (e *Encoder) checkID(r pickle.Ref, depth int) {
+func (e *Encoder) checkID(r pickle.Ref, parts int) int {
 	n := &e.nodes[r]
-	e.checkDepth(n, depth)
+	if parts++; parts > maxIDParts {
+		e.reject(n, "a persistent id has more than %d parts", maxIDParts)
+	}
+	if n.Kind >= pickle.List && n.Flags&pickle.Changed != 0 {
+		e.reject(n, "a persistent id has a %v in it that is changed elsewhere", n.Kind)
+	}
 	switch n.Kind {
-	case pickle.Tuple:
-	case pickle.List, pickle.Dict, pickle.Set, pickle.ByteArray, pickle.Call, pickle.Built:
-		if n.Flags&pickle.Shared != 0 {
-			e.reject(n, "a persistent id has a %v in it that is used elsewhere", n.Kind)
+	case pickle.Tuple, pickle.List, pickle.Dict, pickle.Set, pickle.FrozenSet:
+		parts = e.checkIDs(e.machine.Kids(n), parts)
+	case pickle.Call:
+		parts = e.checkIDs([]pickle.Ref{pickle.Ref(n.A), pickle.Ref(n.B)}, parts)
+		if state, ok := n.State(); ok {
+			parts = e.checkID(state, parts)
 		}
+		parts = e.checkIDs(e.machine.Items(n), parts)
+		parts = e.checkIDs(e.machine.Appends(n), parts)
+	case pickle.Built:
+		e.reject(n, "a persistent id has an object in it that gets a state")
 	}
-	if n.Kind == pickle.Tuple || n.Kind == pickle.List {
-		for _, kid := range e.machine.Kids(n) {
-			e.checkID(kid, depth+1)
-		}
+	return parts
+}
+
+func (e *Encoder) checkIDs(refs []pickle.Ref, parts int) int {
+	for _, r := range refs {
+		parts = e.checkID(r, parts)
 	}
+	return parts
 }
 
 // pickled writes the blob, compressed if jsonb does not hold it otherwise, and

@@ -105,8 +105,15 @@ func (e *Encoder) enter(n *pickle.Node, depth int) {
 	}
 }
 
-// enterShared counts a part that is written again.
+// enterShared counts a part that is written again. The parts of a persistent id
+// are gone once it is resolved: it does not matter whether they are shared.
 func (e *Encoder) enterShared(n *pickle.Node) {
+	if e.inRef {
+		if e.copying > 0 {
+			e.copying++
+		}
+		return
+	}
 	if e.copying == 0 && n.Flags&pickle.Seen == 0 {
 		n.Flags |= pickle.Seen
 		return

@@ -19,7 +19,8 @@ import (
 //     object it does.
 //   - A call of a class is not the same as its __new__.
 //   - Lists, dicts, sets and objects must be the same object in one graph where
-//     they are in the other. Objects that cannot change are excepted.
+//     they are in the other. Objects that cannot change are excepted, and what
+//     persistent ids are made of.
 //   - The string type of Python 2 is text where it is ASCII, bytes in oids and in
 //     the payload of dates, and otherwise a type of its own.
 //
@@ -58,7 +59,7 @@ func (c Comparison) Equal(a, b []byte) (string, error) {
 	w := walk{
 		Comparison: c,
 		room:       room,
-		met:        make(map[[2]*symbol]struct{}),
+		met:        make(map[meeting]struct{}),
 		left:       make(map[*symbol]*symbol),
 		right:      make(map[*symbol]*symbol),
 		keys:       keys{oldBytes: c.OldStringsAreBytes, known: make(map[*symbol]string), open: make(map[*symbol]int)},
@@ -81,9 +82,10 @@ type walk struct {
 	room int64
 	// met are the pairs of containers that were walked, or are being walked: a
 	// second meeting needs no second look. This ends the walk of cycles.
-	met map[[2]*symbol]struct{}
+	met map[meeting]struct{}
 	// left and right tell which object of the other graph an object stands for.
 	left, right map[*symbol]*symbol
+	ids         int // persistent ids that the walk is in
 	keys        keys
 	path        []step
 	difference  string
@@ -99,6 +101,13 @@ type step struct {
 
 // maxWalkDepth keeps the walk within the stack of a goroutine.
 const maxWalkDepth = 100_000
+
+// meeting is a pair of symbols, and whether it was met in a persistent id, where
+// it does not count what is shared.
+type meeting struct {
+	a, b *symbol
+	inID bool
+}
 
 // meetingCost is about what an entry of met takes.
 const meetingCost = 64
@@ -198,7 +207,7 @@ func (w *walk) same(a, b *symbol) bool {
 			return true
 		}
 	}
-	pair := [2]*symbol{a, b}
+	pair := meeting{a, b, w.ids > 0}
 	if _, found := w.met[pair]; found {
 		return true
 	}
@@ -211,7 +220,7 @@ func (w *walk) same(a, b *symbol) bool {
 	case len(w.path) > maxWalkDepth:
 		w.err = fmt.Errorf("more than %d levels of nesting", maxWalkDepth)
 		return false
-	case !w.IgnoreSharing && a.mutable() && !w.sameIdentity(a, b):
+	case !w.IgnoreSharing && w.ids == 0 && a.mutable() && !w.sameIdentity(a, b):
 		return false
 	}
 	return w.sameContents(kind, a, b) && w.sameExtras(a, b)
@@ -242,7 +251,10 @@ func (w *walk) sameContents(kind symbolKind, a, b *symbol) bool {
 	case symList, symTuple:
 		return w.sameParts("[%d]", a, b, a.parts, b.parts)
 	case symRef:
-		return w.at(step{format: "/pid"}, a.parts[0], b.parts[0])
+		w.ids++
+		ok := w.at(step{format: "/pid"}, a.parts[0], b.parts[0])
+		w.ids--
+		return ok
 	case symCall, symNew, symNewEx:
 		if a.class() != b.class() {
 			return w.differ("%s became %s", a.describe(), b.describe())

@@ -401,6 +401,9 @@ func roomFor(size int) int { return 1 << bits.Len(uint(size-1)) }
 // changed notes a change of something that another reference may lead to.
 func (m *Machine) changed(n *Node, at int) {
 	if n.Flags&Shared != 0 {
+		if n.Kind >= List {
+			n.Flags |= Changed
+		}
 		m.note(MutatedAfterUse, at)
 	}
 }

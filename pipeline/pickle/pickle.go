@@ -93,6 +93,10 @@ const (
 	moved
 )
 
+// Changed is a flag of what is no text: it was changed after it had been taken
+// from the memo, or duplicated.
+const Changed = Invalid
+
 // Made tells what made a Call.
 type Made uint8
 

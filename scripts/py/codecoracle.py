@@ -2,7 +2,10 @@
 
     codecoracle.py generate COUNT SEED   JSON lines with record_hex, made by real picklers
     codecoracle.py vectors FILE          the same from the recorded vectors
+    codecoracle.py examples              the same: one for each special form, with its text in Python
     codecoracle.py check [--old]         the same lines with what internal/encoderecords adds
+    codecoracle.py database OUT.fs       puts such lines into a FileStorage, and gives them an oid
+    codecoracle.py stored DSN [--strict] the same lines, whose objects are in a database
 
 check passes each state through json.loads, the storage's own clean-up and
 encode_zodb_record, executes the record that comes out and the original one
@@ -11,10 +14,16 @@ right only where the corpus says why it was to be expected.
 
 With --old the reader is zodb-json-codec 1.6.1: rows marked new_codec are left
 out, all others have to be right there too.
+
+stored lets the real storage load each object from PostgreSQL and compares in
+the same way. It prints the lines again with the verdict, and with the columns
+of the row. A line with "reject" has to be missing. With --strict copies of
+shared parts are differences, too.
 """
 
 import codecs
 import collections
+import copyreg
 import datetime
 import decimal
 import functools
@@ -26,6 +35,7 @@ import struct
 import sys
 import types
 import uuid
+import zlib
 import zoneinfo
 
 sys.setrecursionlimit(20000)
@@ -182,7 +192,30 @@ def pure_newobj(cls, *args):
 
 
 def pure_newobj_ex(cls, args, kw):
+    if isinstance(cls, Stub) and cls.path() == "functools.partial" and kw.keys() == {"buffers"}:
+        loads, = args
+        need(loads.path() == "pickle.loads")
+        return Loads(kw["buffers"])
     return made(cls, tuple(args), dict(kw))
+
+
+class Loads:
+    """functools.partial(pickle.loads, buffers=[...])"""
+
+    def __init__(self, buffers):
+        self.buffers = buffers
+
+    def __call__(self, data):
+        buffers = iter(self.buffers)
+        value = Executor(io.BytesIO(data), encoding="ASCII", buffers=buffers).load()
+        if next(buffers, self) is not self:
+            raise ValueError("a buffer is left over")
+        return value
+
+
+def pure_inflate(data):
+    need(isinstance(data, bytes))
+    return zlib.decompress(data)
 
 
 def pure_item(values, at):
@@ -204,6 +237,7 @@ PURE = {
     "copyreg.__newobj__": pure_newobj,
     "copyreg.__newobj_ex__": pure_newobj_ex,
     "_operator.getitem": pure_item,
+    "zlib.decompress": pure_inflate,
     "_struct.unpack": lambda f, b: struct.unpack(f, b),
 }
 
@@ -231,8 +265,20 @@ class Executor(pickle._Unpickler):
             raise pickle.UnpicklingError("not quoted")
         self.append(self._decode_string(codecs.escape_decode(line[1:-1])[0]))
 
+    def load_pop(self):
+        """A call whose result is dropped was made for what it does to its argument."""
+        if self.stack:
+            dropped = self.stack[-1]
+            if isinstance(dropped, Obj) and dropped.how == "call" and dropped.args and isinstance(dropped.args[0], Obj):
+                dropped.args[0].states.append(dropped)
+        super().load_pop()
+
+    def get_extension(self, code):
+        self.append(Stub("extension", str(code)))
+
     dispatch = dict(pickle._Unpickler.dispatch)
     dispatch[pickle.STRING[0]] = load_string
+    dispatch[pickle.POP[0]] = load_pop
 
 
 def execute(record):
@@ -278,7 +324,7 @@ class Difference(Exception):
 class Walk:
     def __init__(self, sharing):
         self.sharing, self.left, self.right, self.keep = sharing, {}, {}, []
-        self.open = set()
+        self.met = set()  # a second meeting needs no second look, and ends cycles
         self.within = 0  # immutable objects: their states are theirs alone
 
     def name(self, v, depth=0):
@@ -317,15 +363,14 @@ class Walk:
             if self.sharing and not self.within:
                 if self.left.get(id(a), id(b)) != id(b) or self.right.get(id(b), id(a)) != id(a):
                     raise Difference("%s: sharing differs" % path)
-            elif (id(a), id(b)) in self.open:
+                if id(a) in self.left:
+                    return
+                self.left[id(a)], self.right[id(b)] = id(b), id(a)
+            elif (id(a), id(b)) in self.met:
                 return
-            if self.sharing and not self.within and id(a) in self.left:
-                return
-            self.open.add((id(a), id(b)))
-            self.left[id(a)], self.right[id(b)] = id(b), id(a)
+            self.met.add((id(a), id(b)))
             self.keep.append((a, b))
         self.parts(a, b, path)
-        self.open.discard((id(a), id(b)))
 
     def parts(self, a, b, path):
         if isinstance(a, float):
@@ -351,7 +396,9 @@ class Walk:
             if (a.module, a.name) != (b.module, b.name):
                 raise Difference("%s: %s became %s" % (path, a.path(), b.path()))
         elif isinstance(a, Ref):
+            self.within += 1  # what the id is made of is gone once it is resolved
             self.same(a.pid, b.pid, path + ".pid")
+            self.within -= 1
         elif isinstance(a, Obj):
             if a.how != b.how:
                 raise Difference("%s: %s became %s" % (path, a.how, b.how))
@@ -383,12 +430,15 @@ def as_jsonb(text):
     return json.loads(text, parse_float=number)
 
 
+def expected_reject(line):
+    if line.get("may_reject"):
+        return "reject"
+    raise Difference("rejected: " + line["reject"])
+
+
 def check_line(line, encode, unsanitize, old):
-    source = bytes.fromhex(line["record_hex"])
     if "reject" in line:
-        if line.get("may_reject"):
-            return "reject"
-        raise Difference("rejected: " + line["reject"])
+        return expected_reject(line)
     if old and line["new_codec"]:
         return "new"
     text = line["state"]
@@ -396,6 +446,11 @@ def check_line(line, encode, unsanitize, old):
         raise Difference("a NUL in the state")
     state = unsanitize(as_jsonb(text))
     record = encode({"@cls": [line["class_mod"], line["class_name"]], "@s": state})
+    return compare(bytes.fromhex(line["record_hex"]), record, "shared-copied" in line["forms"])
+
+
+def compare(source, record, shared):
+    """Compare two records; where parts of the source are shared they may be copies."""
     try:
         a = execute(source)
     except (TypeError, ValueError) as e:
@@ -408,7 +463,6 @@ def check_line(line, encode, unsanitize, old):
     b = execute(record)
     if class_names(a[0]) != class_names(b[0]):
         raise Difference("class %s became %s" % (class_names(a[0]), class_names(b[0])))
-    shared = "shared-copied" in line["forms"]
     Walk(not shared).same(a[1], b[1], "")
     return "shared" if shared else "same"
 
@@ -496,6 +550,21 @@ class TupleSub(tuple):
     pass
 
 
+class Extended:
+    pass
+
+
+class Setter:
+    """Its state is set by a call that is made for that alone."""
+
+    def __reduce__(self):
+        return (Plain, (), self.state, None, None, put_state)
+
+
+def put_state(obj, state):
+    raise NotImplementedError
+
+
 class AnyState:
     def __getstate__(self):
         return self.state
@@ -541,8 +610,9 @@ def _UTC(*args):
 
 
 module("app", Plain=Plain, Slots=Slots, Args=Args, ArgsEx=ArgsEx, DictSub=DictSub, ListSub=ListSub, SetSub=SetSub,
-       StrSub=StrSub, IntSub=IntSub, FloatSub=FloatSub, TupleSub=TupleSub, AnyState=AnyState, ByCall=ByCall)
+       Extended=Extended, put_state=put_state, StrSub=StrSub, IntSub=IntSub, FloatSub=FloatSub, TupleSub=TupleSub, AnyState=AnyState, ByCall=ByCall)
 module("pytz", _p=_p, _UTC=_UTC)
+copyreg.add_extension("app", "Extended", 0x1234)
 POINT = collections.namedtuple("Point", "x y")
 module("app", Point=POINT)
 CLASSES = [Plain, DictSub, decimal.Decimal, POINT]
@@ -657,7 +727,7 @@ class Maker:
 
     def object(self, depth):
         r, v = self.r, lambda: self.value(depth - 1)
-        how = r.randrange(16)
+        how = r.randrange(18) if r.random() < 0.2 else r.randrange(16)
         if how < 4:
             o = Plain()
             state = self.dict(depth)
@@ -690,6 +760,12 @@ class Maker:
             o = AnyState()
             o.state = r.choice([v, lambda: {"@args": (1,), "@state": v()}, lambda: {"@args": {"@args": (1,), "@kwargs": {}}, "@state": 1},
                                 lambda: {"@t": [1]}, lambda: ({"a": v()}, None), lambda: True])()
+        elif how == 16:
+            o = Extended()
+            o.x = v()
+        elif how == 17:
+            o = Setter()
+            o.state = {"x": v()}
         else:
             o = ByCall()
             o.reduced = r.choice([
@@ -713,11 +789,40 @@ class Maker:
             lambda: {self.key() for _ in range(size)}, lambda: frozenset(self.key() for _ in range(size)),
             self.reference, lambda: self.object(depth), lambda: self.object(depth),
         ])()
-        if isinstance(made, list) and r.random() < 0.003:
-            made.append(made)
-            self.may_reject = "cycle"
+        if r.random() < 0.006:
+            made = self.rare(made)
         self.pool.append(made)
         return made
+
+    def rare(self, value):
+        """Something that has no form but a pickle."""
+        r = self.r
+        style = r.randrange(8)
+        if style < 5:
+            return self.tie(value)
+        for _ in range(25 if style == 5 else r.randrange(500, 900)):
+            value = [value, value] if style == 5 else r.choice([lambda: [value], lambda: (value,), lambda: {"k": value}])()
+        return value
+
+    def tie(self, value):
+        """A value that contains itself."""
+        r = self.r
+        if isinstance(value, list):
+            value.append(r.choice([lambda: value, lambda: (value, 1), lambda: {"up": value}])())
+        elif isinstance(value, dict):
+            value["self"] = r.choice([lambda: value, lambda: [value], lambda: (1, 2, 3, value)])()
+        elif isinstance(value, tuple):
+            knot = []
+            value = r.choice([lambda: (knot,), lambda: (*value, knot, 1, 2)])()
+            knot.append(value)
+        elif isinstance(value, Plain):
+            child = Plain()
+            child.parent, value.children = value, [child, child]
+        else:
+            holder = Plain()
+            holder.me, holder.value = holder, value
+            return holder
+        return value
 
     def btree(self, depth):
         """Module, name and state of a node of a BTree."""
@@ -774,7 +879,14 @@ class Maker:
             pickler.memoize(obj)
 
         def save_old(pickler, obj):
-            pickler.write(b"U" + bytes([len(obj)]) + obj)
+            if id(obj) in pickler.memo:
+                pickler.write(pickler.get(pickler.memo[id(obj)][0]))
+                return
+            if protocol == 0:
+                pickler.write(b"S" + repr(bytes(obj))[1:].encode() + b"\n")
+            else:
+                pickler.write(b"U" + bytes([len(obj)]) + obj)
+            pickler.memoize(obj)
 
         Pickler.dispatch[Class] = save_class
         Pickler.dispatch[Old] = save_old
@@ -794,12 +906,15 @@ class Class:
 
 
 def generate(count, seed):
+    import zodbpickle.pickle_3
+
+    refused = (pickle.PicklingError, zodbpickle.pickle_3.PicklingError, TypeError, UnicodeEncodeError, AttributeError, RecursionError, ValueError)
     maker = Maker(seed)
     made = 0
     while made < count:
         try:
             record, protocol = maker.record()
-        except (pickle.PicklingError, TypeError, UnicodeEncodeError, AttributeError, RecursionError, ValueError):
+        except refused:
             continue  # what this pickler or protocol cannot write
         line = {"id": "%d/%d" % (seed, made), "record_hex": record.hex(), "protocol": protocol}
         if maker.may_reject:
@@ -819,10 +934,208 @@ def vectors(path):
                 print(json.dumps(line))
 
 
+# ---------------------------------------------------------------- examples
+
+def pickled(text, protocol=3):
+    """The example is what the text evaluates to, as the attribute x of an object."""
+    return text, Maker(0).pickles(protocol, lambda c: c, "app", "Item", {"x": eval(text, EXAMPLE_NAMES)})[0]
+
+
+def written(text, state, cls=b"capp\nItem\n."):
+    """The example is what no pickler of Python 3 writes."""
+    return text, cls + state
+
+
+EXAMPLE_NAMES = {"datetime": datetime, "uuid": uuid, "bytearray": bytearray}
+
+
+def nested(depth):
+    value = "bottom"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def doubled(levels):
+    value = [0]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def parent_and_child():
+    parent, child = Plain(), Plain()
+    parent.child, child.parent = child, parent
+    return parent
+
+
+def oid(number):
+    return number.to_bytes(8, "big")
+
+
+def stated(state):
+    o = AnyState()
+    o.state = state
+    return o
+
+
+def extended():
+    o = Extended()
+    o.x = 1
+    return o
+
+
+def by_setter():
+    o = Setter()
+    o.state = {"x": 1}
+    return o
+
+
+def called_with(ref):
+    o = ByCall()
+    o.reduced = (functools.partial(Plain, ref), ())
+    return o
+
+
+EXAMPLE_NAMES.update(nested=nested, doubled=doubled, parent_and_child=parent_and_child, stated=stated, extended=extended, by_setter=by_setter)
+
+
+def example_table():
+    """Kind and example: the text for people, and the record."""
+    zone = Zone()
+    zone.args = ("A\0B", 3600, 0, "X")
+    shared = [1]
+    return [
+        ("float-special", pickled("float('nan')")),
+        ("float-large", pickled("1e16")),
+        ("dict-pairs", pickled("{'@t': [1]}")),
+        ("dict-call", ("an object whose state is {'@args': (1,), '@state': 2}", pickled("stated({'@args': (1,), '@state': 2})")[1])),
+        ("python2-text", written("'title', a str of Python 2", b"}X\1\0\0\0xU\5titles.")),
+        ("python2-bytes", written("'M\\xfcller', a str of Python 2", b"}X\1\0\0\0xU\6M\xfcllers.")),
+        ("python2-class", ("an object, its class by names that are str of Python 2", b"(U\3appU\4ItemtN\x86.}X\1\0\0\0xK\1s.")),
+        ("surrogates", pickled("'\\ud800'")),
+        ("nul-text", ("a time in the pytz zone 'A\\0B'", Maker(0).pickles(3, lambda c: c, "app", "Item", {
+            "x": datetime.datetime(2020, 1, 2, tzinfo=zone)})[0])),
+        ("datetime-generic", ("a time whose offset is 1:02:05", Maker(0).pickles(3, lambda c: c, "app", "Item", {
+            "x": datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone(datetime.timedelta(seconds=3725)))})[0])),
+        ("known-generic", pickled("uuid.UUID(int=5, is_safe=uuid.SafeUUID.safe)")),
+        ("btree-generic", ("the state of an IOBTree with a key too many", b"cBTrees.IOBTree\nIOBTree\n.((K\1X\1\0\0\0aK\2t\x85\x85\x85.")),
+        ("ref-generic", ("a reference to an object of the class app.Outer.Inner", written(
+            "", b"}X\1\0\0\0xC\x08\0\0\0\0\0\0\0\5X\3\0\0\0appX\x0b\0\0\0Outer.Inner\x93\x86Qs.")[1])),
+        ("ref-in-callable", ("a call of functools.partial(Plain, another persistent object)", Maker(0).pickles(3, lambda c: c, "app", "Item", {
+            "x": called_with(Persistent((oid(5), Plain)))})[0])),
+        ("old-instance", written("an instance of an old-style class", b"}X\1\0\0\0x(iapp\nOld\n}X\1\0\0\0aK\1sbs.")),
+        ("bytearray", pickled("bytearray(b'ab')", 5)),
+        ("int-text", written("2 ** 64, by protocol 0", b"}X\1\0\0\0xI18446744073709551616\ns.")),
+        ("shared-copied", ("[a, a], where a is a list", Maker(0).pickles(3, lambda c: c, "app", "Item", {"x": [shared, shared]})[0])),
+        ("items-reordered", written("a subclass of list, its items pickled after its state", b"}X\1\0\0\0xcapp\nListSub\n)\x81}X\1\0\0\0aK\1sb(K\1K\2es.")),
+        ("capsule-cycle", ("a parent and a child that refer to each other", pickled("parent_and_child()")[1])),
+        ("capsule-state", ("an object whose state a call of a function sets", pickled("by_setter()", 5)[1])),
+        ("capsule-depth", ("700 lists, each in the next", pickled("nested(700)")[1])),
+        ("capsule-expansion", ("a list that holds a list twice, and so on 40 times", pickled("doubled(40)")[1])),
+        ("capsule-size", ("an integer of 70,000 bytes", pickled("1 << 560000")[1])),
+        ("capsule-extension", ("an object whose class is in copyreg's extension registry", pickled("extended()")[1])),
+    ]
+
+
+def examples():
+    for kind, (text, record) in example_table():
+        print(json.dumps({"id": "example-" + kind, "form": kind, "python": text, "record_hex": record.hex()}))
+
+
+# ---------------------------------------------------------------- in PostgreSQL
+
+def database(path):
+    """Put the records of the lines into a FileStorage."""
+    import transaction
+    from persistent.mapping import PersistentMapping
+    from ZODB.Connection import TransactionMetaData
+    from ZODB.FileStorage import FileStorage
+    from ZODB.serialize import ObjectWriter
+    from ZODB.utils import p64, z64
+
+    storage = FileStorage(path)
+
+    def commit(records):
+        meta = TransactionMetaData("tester", "records")
+        storage.tpc_begin(meta)
+        for oid, data in records:
+            storage.store(p64(oid), z64, data, "", meta)
+        storage.tpc_vote(meta)
+        storage.tpc_finish(meta)
+
+    commit([(0, ObjectWriter().serialize(PersistentMapping()))])
+    waiting, oid = [], 0
+    for text in sys.stdin:
+        line = json.loads(text)
+        oid += 1
+        line["oid"] = oid
+        waiting.append((oid, bytes.fromhex(line["record_hex"])))
+        print(json.dumps(line))
+        if len(waiting) == 500:
+            commit(waiting)
+            waiting = []
+    if waiting:
+        commit(waiting)
+    transaction.abort()
+    storage.close()
+
+
+def stored(dsn, strict):
+    """Compare what the real storage loads with the records of the lines."""
+    import psycopg
+    from ZODB.POSException import POSKeyError
+    from ZODB.utils import p64
+    from zodb_pgjsonb.storage import PGJsonbStorage
+
+    storage = PGJsonbStorage(dsn, cache_warm_pct=0)
+    instance = storage.new_instance()
+    instance.poll_invalidations()
+    rows = psycopg.connect(dsn)
+    bad = 0
+    for text in sys.stdin:
+        line = json.loads(text)
+        source = bytes.fromhex(line["record_hex"])
+        try:
+            row = rows.execute("SELECT class_mod, class_name, state::text FROM object_state WHERE zoid = %s", (line["oid"],)).fetchone()
+            if row:
+                line["class_mod"], line["class_name"], line["state"] = row
+            try:
+                record = instance.load(p64(line["oid"]))[0]
+            except POSKeyError:
+                record = None
+            if (record is None) != ("reject" in line):
+                raise Difference("it is there although it was rejected" if record else "it is missing")
+            line["verdict"] = expected_reject(line) if record is None else sharing_compared(source, record, strict)
+        except Exception as e:
+            bad += 1
+            line["verdict"], line["difference"] = "wrong", "%s: %s" % (type(e).__name__, e)
+        print(json.dumps(line))
+    rows.close()
+    instance.release()
+    storage.close()
+    return 1 if bad else 0
+
+
+def sharing_compared(source, record, strict):
+    try:
+        return compare(source, record, False)
+    except Difference as e:
+        if strict or "sharing differs" not in str(e):
+            raise
+    return compare(source, record, True)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "vectors":
         vectors(sys.argv[2])
     elif sys.argv[1] == "generate":
         generate(int(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1] == "examples":
+        examples()
+    elif sys.argv[1] == "database":
+        database(sys.argv[2])
+    elif sys.argv[1] == "stored":
+        sys.exit(stored(sys.argv[2], "--strict" in sys.argv))
     else:
         sys.exit(check("--old" in sys.argv))
