@@ -183,10 +183,10 @@ func TestCapsulesCountStringsOfPython2(t *testing.T) {
 // the state, what it leaves on the stack is not.
 func TestTheClassPickleLeavesNothingBehind(t *testing.T) {
 	for name, record := range map[string]string{
-		"memo":                  "cm\nC\nq\x05.]q\x00(h\x00h\x05e.",
-		"memo, counted":         "\x80\x04cm\nC\n\x94.]\x94(h\x01h\x00e.",
-		"values below":          "NN]cm\nC\n.]q\x00h\x00a.",
-		"open marks":            "N(N((]cm\nC\n.]q\x00h\x00a.",
+		"memo":          "cm\nC\nq\x05.]q\x00(h\x00h\x05e.",
+		"memo, counted": "\x80\x04cm\nC\n\x94.]\x94(h\x01h\x00e.",
+		"values below":  "NN]cm\nC\n.]q\x00h\x00a.",
+		"open marks":    "N(N((]cm\nC\n.]q\x00h\x00a.",
 	} {
 		t.Run(name, func(t *testing.T) {
 			row, err := NewEncoder(Options{}).Encode([]byte(record))

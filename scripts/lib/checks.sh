@@ -1,5 +1,5 @@
 # The checks that scripts/test and scripts/soak are made of. Sourced after
-# env.sh, postgres.sh, s3.sh and steps.sh.
+# env.sh, postgres.sh, mariadb.sh, s3.sh and steps.sh.
 
 check_format() {
     local bad
@@ -281,6 +281,152 @@ oracle_large() {
     scripts/mkdata --objects "$1" --seed "$2" "$SCRATCH/large.fs"
     both "$SCRATCH/large.fs" --exercise
     rm "$SCRATCH/large.fs"
+}
+
+# relational_place ENGINE NAME makes an empty database for a RelStorage. PLACE is
+# its name for scripts/mkdata and scripts/oracle, SECTION that for the tool.
+relational_place() {
+    case $1 in
+        postgresql)
+            psql -X -q -d postgres -c "CREATE DATABASE $2" || return 1
+            PLACE="postgresql:dbname=$2 user=$PGUSER host=$PGHOST port=$PGPORT"
+            SECTION=$(printf '[source.postgresql]\ndsn = "%s"' "${PLACE#*:}")
+            ;;
+        mysql)
+            maria -e "CREATE DATABASE $2" || return 1
+            PLACE="mysql:unix_socket=$MARIADB_SOCKET,user=root,db=$2"
+            SECTION=$(printf '[source.mysql]\nunix_socket = "%s"\nuser = "root"\ndb = "%s"' "$MARIADB_SOCKET" "$2")
+            ;;
+        sqlite)
+            mkdir "$SCRATCH/$2"
+            PLACE="sqlite:$SCRATCH/$2"
+            SECTION=$(printf '[source.sqlite3]\ndata-dir = "%s"' "$SCRATCH/$2")
+            ;;
+    esac
+}
+
+# relational_drop ENGINE NAME
+relational_drop() {
+    case $1 in
+        postgresql) psql -X -q -d postgres -c "DROP DATABASE $2" ;;
+        mysql) maria -e "DROP DATABASE $2" ;;
+        sqlite) rm -r "${SCRATCH:?}/$2" ;;
+    esac
+}
+
+# relational_fill ENGINE NAME BASE loads a database of testdata/relstorage.
+relational_fill() {
+    case $1 in
+        postgresql) gzip -dc "$ROOT/testdata/relstorage/$3.pg.sql.gz" | psql -X -q -v ON_ERROR_STOP=1 -d "$2" >"$SCRATCH/fill.log" || return 1 ;;
+        mysql) gzip -dc "$ROOT/testdata/relstorage/$3.maria.sql.gz" | maria "$2" || return 1 ;;
+        sqlite) gzip -dc "$ROOT/testdata/relstorage/$3.sqlite3.gz" >"$SCRATCH/$2/main.sqlite3" || return 1 ;;
+    esac
+}
+
+# relational_one NAME HISTORY [FLAG ...] converts the RelStorage in PLACE and lets
+# the real RelStorage and the real zodb-pgjsonb compare. BLOBS is its shared blob
+# directory, if it has one.
+relational_one() {
+    local name=rs_$1 history=$2 code=0 expected=0
+    shift 2
+    local config=$SCRATCH/$name.toml rejects=$SCRATCH/$name.rejects dsn="dbname=$name user=$PGUSER host=$PGHOST port=$PGPORT" flags=("$@")
+    psql -X -q -d postgres -c "CREATE DATABASE $name" || return 1
+    {
+        printf '[source]\ntype = "relstorage"\n'
+        [ -z "${BLOBS:-}" ] || printf 'blob-dir = "%s"\nshared-blob-dir = true\n' "$BLOBS"
+        printf '%s\n[destination]\ntype = "pgjsonb"\ndsn = "%s"\nhistory-preserving = %s\n' "$SECTION" "$dsn" "$history"
+    } >"$config"
+    case $name in *_rejects_*) expected=3 ;; esac
+    zodb-convert -q -w 2 --rejects "$rejects" "$config" >"$SCRATCH/$name.log" 2>&1 || code=$?
+    if [ "$code" != "$expected" ]; then
+        cat "$SCRATCH/$name.log"
+        echo "exit code $code instead of $expected"
+        return 1
+    fi
+    [ "$history" = false ] || flags+=(--history)
+    [ ! -s "$rejects" ] || flags+=(--rejects "$rejects")
+    [ -z "${BLOBS:-}" ] || flags+=(--shared-blob-dir "$BLOBS")
+    scripts/oracle compare --relstorage "$PLACE" --dsn "$dsn" "${flags[@]}" || return 1
+    psql -X -q -d postgres -c "DROP DATABASE $name"
+}
+
+# relational_both LABEL compares the database in PLACE history-free and, where it has a history
+# or EACH_WAY is set, history-preserving.
+relational_both() {
+    local label=$1 histories="false true" history
+    case $label in *_hf) [ -n "${EACH_WAY:-}" ] || histories=false ;; esac
+    for history in $histories; do
+        echo "-- $label, history-preserving = $history"
+        checked relational_one "${label}_$history" "$history" --exercise
+    done
+}
+
+# oracle_relational ENGINE OBJECTS SEED [NAME ...] takes the databases of
+# testdata/relstorage (all, or those named), and one of so many objects with and
+# without history.
+oracle_relational() {
+    local engine=$1 objects=$2 seed=$3 base label names
+    shift 3
+    names=${*:-$(cd testdata/relstorage && ls *.dump.jsonl.gz | sed 's/-h[pf]\..*//' | sort -u)}
+    pg_start
+    if [ "$engine" = mysql ]; then maria_start; fi
+    for base in $names; do
+        for base in "$base-hp" "$base-hf"; do
+            label=${engine}_${base//-/_}
+            relational_place "$engine" "$label" || return 1
+            relational_fill "$engine" "$label" "$base" || return 1
+            BLOBS=
+            [ ! -d "testdata/relstorage/$base.blobs" ] || BLOBS=$ROOT/testdata/relstorage/$base.blobs
+            relational_both "$label"
+            relational_drop "$engine" "$label"
+        done
+    done
+    BLOBS=
+    for label in "${engine}_large_hp" "${engine}_large_hf"; do
+        relational_place "$engine" "$label" || return 1
+        if [[ "$label" = *_hf ]]; then
+            scripts/mkdata --relstorage "$PLACE" --history-free --objects "$objects" --seed "$seed" || return 1
+        else
+            scripts/mkdata --relstorage "$PLACE" --objects "$objects" --seed "$seed" || return 1
+        fi
+        relational_both "$label"
+        relational_drop "$engine" "$label"
+    done
+}
+
+# oracle_graphs COUNT SEED takes random values of every kind, pickled by Python's
+# own picklers, through PostgreSQL, with and without shared parts. What the real
+# zodb-pgjsonb loads, and what our reader makes of the rows, has to be what went
+# in. COUNT is done in parts of 10,000, whose seeds follow SEED.
+oracle_graphs() {
+    local left=$1 seed=$2 part
+    pg_start
+    go build -o "$SCRATCH/comparerecords" ./internal/comparerecords
+    while [ "$left" -gt 0 ]; do
+        part=$((left < 10000 ? left : 10000))
+        echo "-- $part graphs, seed $seed"
+        "$ZODB_PYTHON" scripts/py/codecoracle.py generate "$part" "$seed" |
+            "$ZODB_PYTHON" scripts/py/codecoracle.py database "$SCRATCH/graphs.fs" >"$SCRATCH/graphs.jsonl" || return 1
+        checked graphs_stored
+        checked graphs_stored --preserve-sharing
+        rm -f "$SCRATCH"/graphs.*
+        left=$((left - part))
+        seed=$((seed + 1))
+    done
+}
+
+# graphs_stored [--preserve-sharing] converts and compares one part.
+graphs_stored() {
+    local dsn="dbname=graphs user=$PGUSER host=$PGHOST port=$PGPORT" strict="" code=0
+    [ $# = 0 ] || strict=--strict
+    psql -X -q -d postgres -c "CREATE DATABASE graphs" || return 1
+    printf '[source]\ntype = "filestorage"\npath = "%s"\n[destination]\ntype = "pgjsonb"\ndsn = "%s"\n' "$SCRATCH/graphs.fs" "$dsn" >"$SCRATCH/graphs.toml"
+    zodb-convert -w 2 "$@" "$SCRATCH/graphs.toml" >"$SCRATCH/graphs.log" 2>&1 || { cat "$SCRATCH/graphs.log"; return 1; }
+    "$ZODB_PYTHON" scripts/py/codecoracle.py stored "$dsn" $strict <"$SCRATCH/graphs.jsonl" >"$SCRATCH/graphs.rows" || code=1
+    [ "$code" = 0 ] || grep -m 10 '"difference"' "$SCRATCH/graphs.rows" | cut -c1-600
+    "$SCRATCH/comparerecords" <"$SCRATCH/graphs.rows" || code=1
+    psql -X -q -d postgres -c "DROP DATABASE graphs"
+    return "$code"
 }
 
 # resume_cost OBJECTS SEED kills a conversion after half of its chunks and
