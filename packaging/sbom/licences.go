@@ -19,8 +19,9 @@ type licence struct {
 }
 
 var (
-	licenceFile = regexp.MustCompile(`(?i)^(licen[cs]es?|copying|notice|patents)(-[a-z0-9]+)?(\.(txt|md|rst))?$`)
-	mereNotice  = regexp.MustCompile(`(?i)^(notice|patents)`)
+	licenceFile = regexp.MustCompile(`(?i)^(licen[cs]es?|copying|notice|patents)(-[a-z0-9_]+)*(\.(txt|md|rst))?$`)
+	// That of a logo says where an image comes from, which is in no binary.
+	mereNotice = regexp.MustCompile(`(?i)^(notice|patents)|-logo$`)
 )
 
 // Sentences by which licences are known. Texts of several licences in one file
@@ -33,9 +34,11 @@ var known = []struct {
 	{id: "Apache-2.0", has: `Licensed under the Apache License, Version 2.0`},
 	{id: "MIT", has: "Permission is hereby granted, free of charge, to any person obtaining a copy"},
 	{id: "BSD-3-Clause", has: "Neither the name of"},
+	{id: "BSD-3-Clause", has: "Neither the names of"},
 	{id: "BSD-2-Clause", has: "Redistribution and use in source and binary forms", no: "names? of|ZPL|Zope Public License"},
 	{id: "ISC", has: "Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee"},
 	{id: "MPL-2.0", has: "Mozilla Public License Version 2.0"},
+	{id: "blessing", has: "SQLite Is Public Domain"},
 	{id: "ZPL-2.1", has: "Zope Public License (ZPL) Version 2.1"},
 }
 

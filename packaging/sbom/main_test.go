@@ -20,6 +20,8 @@ func TestLicencesAreKnownByTheirWords(t *testing.T) {
 	}{
 		{"MIT", "Permission is hereby granted, free of charge,\nto any person obtaining a copy", []string{"MIT"}},
 		{"three clauses", "Redistribution and use in source and binary forms, with ...\n * Neither the name of Google", []string{"BSD-3-Clause"}},
+		{"three clauses of several", "Redistribution and use in source and binary forms\n * Neither the names of the authors", []string{"BSD-3-Clause"}},
+		{"public domain", "SQLite Is Public Domain\n\nAll of the code", []string{"blessing"}},
 		{"two clauses", "Redistribution and use in source and\n binary forms, with or without", []string{"BSD-2-Clause"}},
 		{"Apache", "                Apache License\n          Version 2.0, January 2004", []string{"Apache-2.0"}},
 		{"Zope", "Zope Public License (ZPL) Version 2.1\nRedistribution and use in source and binary forms\n3. Names of the copyright holders", []string{"ZPL-2.1"}},
