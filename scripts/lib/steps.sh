@@ -39,6 +39,7 @@ go_test() {
 stop_servers() {
     pg_stop
     s3_stop
+    if declare -F maria_stop >/dev/null; then maria_stop; fi
 }
 
 # step NAME FUNCTION [ARGUMENT ...]

@@ -8,9 +8,11 @@ import shutil
 import tempfile
 
 from ZODB._compat import loads
+from ZODB.blob import FilesystemHelper
 from ZODB.serialize import referencesf
 from ZODB.utils import u64
 
+from zodbdata import relational
 from zodbdata.dump import transactions
 
 from . import blobs
@@ -78,6 +80,20 @@ def read_source(path, rejects_path=None, blob_dir=None):
         copy = os.path.join(folder, "Data.fs")
         shutil.copyfile(path, copy)
         return Expected(transactions(copy), read_rejects(rejects_path), blob_dir)
+
+
+def read_relational(storage, folder, rejects_path=None):
+    """Read what a real RelStorage gives. Its blobs are copied into the folder, in the layout bushy."""
+    expected = Expected(relational.transactions(storage), read_rejects(rejects_path))
+    names = FilesystemHelper(folder)
+    names.create()
+    for oid, tid in sorted(expected.missing):  # none has a file yet
+        path = relational.blob_file(storage, oid, tid)
+        if path is not None:
+            names.createPathForOID(oid)
+            shutil.copyfile(path, names.getBlobFilename(oid, tid))
+    expected.blobs, expected.missing = blobs.files(expected, folder)
+    return expected
 
 
 def read_rejects(path):

@@ -5,5 +5,8 @@
     content    made-up documents
     profiles   what each database contains
     blobs      databases with blobs
+    edges      a RelStorage with what a FileStorage cannot have
+    relational a RelStorage whose transactions have the same tids
+    fixtures   the databases of testdata/relstorage
     dump       what the real FileStorage reads in a file, as JSON lines
 """

@@ -10,7 +10,7 @@ LARGE = (1, 255, 2**31, 2**32 + 1, 2**48, 2**62, 2**63 - 2**33 - 5)
 
 
 def edges(log, random, options):
-    """Large oids, a transaction with many rows, gaps, a deleted object, a pack that was interrupted."""
+    """For RelStorage only: large oids, a transaction with many rows, gaps, a deleted object, a pack that was interrupted."""
     log.commit_empty_root()
     entries = []
     for number in LARGE:

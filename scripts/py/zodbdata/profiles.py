@@ -13,6 +13,7 @@ from ZODB.utils import p64, z64
 from . import classes as c
 from .blobs import history as blobs, many as many_blobs
 from .content import Content, WORDS
+from .edges import edges
 from .log import link
 from .odd import broken, cyclic, odd, oids  # noqa: F401  (profiles, too)
 
@@ -422,5 +423,5 @@ def empty(log, random, options):
 PROFILES = {
     "plone": plone, "small-records": small_records, "huge": huge, "scattered": scattered, "history": history, "packed": packed,
     "zlib": zlib, "btrees": btrees, "odd": odd, "cyclic": cyclic, "rejects": broken, "oids": oids, "torn": torn, "empty": empty,
-    "blobs": blobs, "many-blobs": many_blobs,
+    "blobs": blobs, "many-blobs": many_blobs, "edges": edges,
 }

@@ -27,7 +27,7 @@ from relstorage.adapters.sqlite.adapter import Sqlite3Adapter
 from relstorage.options import Options
 from relstorage.storage import RelStorage
 from ZODB.Connection import TransactionMetaData
-from ZODB.POSException import POSKeyError
+from ZODB.POSException import POSKeyError, StorageError
 from ZODB.serialize import referencesf
 from ZODB.utils import p64, u64
 
@@ -134,10 +134,10 @@ def _ticking(cls, clock):
     return Ticking
 
 
-def opened(place, history, blob_dir=None, shared=False, create=False, clock=None):
+def opened(place, history, blob_dir=None, shared=False, create=False, clock=None, read_only=False):
     """The real RelStorage on a database. Without create it issues no DDL."""
     options = Options(
-        keep_history=history, blob_dir=blob_dir, shared_blob_dir=shared, create_schema=create, cache_prefix="zodbdata",
+        keep_history=history, blob_dir=blob_dir, shared_blob_dir=shared, create_schema=create, read_only=read_only, cache_prefix="zodbdata",
         cache_local_mb=1, commit_lock_timeout=60, pack_batch_timeout=0.0,
     )
     return RelStorage(place.adapter(options, clock), options=options)
@@ -309,34 +309,67 @@ class Writer:
             self._log.storage.undo(base64.encodebytes(tid).rstrip(b"\n"), self._meta)
 
 
+def keeps_history(place):
+    """Whether the schema is the one with history."""
+    try:
+        opened(place, True, read_only=True).close()
+    except StorageError as e:
+        if "Schema mismatch" not in str(e):
+            raise
+        return False
+    return True
+
+
+def transactions(storage):
+    """Yield the transactions that a RelStorage gives as plain dicts of bytes, as dump.transactions does."""
+    iterator = storage.iterator()
+    try:
+        for txn in iterator:
+            yield {
+                "tid": txn.tid, "status": txn.status, "user": txn.user, "description": txn.description, "extension": txn.extension_bytes,
+                "records": [
+                    {"oid": r.oid, "tid": r.tid, "data": zc.zlibstorage.decompress(r.data) if r.data else None, "data_txn": None}
+                    for r in txn
+                ],
+            }
+    finally:
+        iterator.close()
+
+
 def lines(place, history, blob_dir=None, shared=False):
     """What the real RelStorage reads, as dump.lines has it for a FileStorage."""
     with tempfile.TemporaryDirectory(prefix="zodbdata-") as folder:
         storage = opened(place, history, blob_dir if shared else os.path.join(folder, "blobs"), shared)
-        iterator = storage.iterator()
         try:
-            for txn in iterator:
+            for txn in transactions(storage):
                 yield json.dumps({
-                    "tid": txn.tid.hex(), "status": txn.status, "user": base64_text(txn.user), "description": base64_text(txn.description),
-                    "extension": base64_text(txn.extension_bytes), "records": [_record(storage, r) for r in txn],
+                    "tid": txn["tid"].hex(), "status": txn["status"], "user": base64_text(txn["user"]),
+                    "description": base64_text(txn["description"]), "extension": base64_text(txn["extension"]),
+                    "records": [_record(storage, r) for r in txn["records"]],
                 }) + "\n"
         finally:
-            iterator.close()
             storage.close()
 
 
 def _record(storage, r):
-    data = None if not r.data else zc.zlibstorage.decompress(r.data)
-    made = {"oid": r.oid.hex(), "tid": r.tid.hex(), "data": None if data is None else base64_text(data), "data_txn": None}
+    data = r["data"]
+    made = {"oid": r["oid"].hex(), "tid": r["tid"].hex(), "data": None if data is None else base64_text(data), "data_txn": None}
     if data is not None and ZODB.blob.is_blob_record(data):
-        made["blob"] = _blob(storage, r.oid, r.tid)
+        made["blob"] = _blob(storage, r["oid"], r["tid"])
     return made
 
 
-def _blob(storage, oid, tid):
+def blob_file(storage, oid, tid):
+    """The path of a blob's bytes, or None."""
     try:
-        path = storage.loadBlob(oid, tid)
+        return storage.loadBlob(oid, tid)
     except POSKeyError:
+        return None
+
+
+def _blob(storage, oid, tid):
+    path = blob_file(storage, oid, tid)
+    if path is None:
         return None
     with open(path, "rb") as f:
         return {"size": os.path.getsize(path), "sha256": hashlib.file_digest(f, "sha256").hexdigest()}
