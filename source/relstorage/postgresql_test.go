@@ -137,14 +137,15 @@ func (st *state) check(t testing.TB, want *state) {
 	}
 }
 
-// forget drops what a destination without history does not keep.
+// forget drops what a destination does not keep: without history deletions, and
+// in any case that one is the newest record of its object.
 func (st *state) forget(history bool) {
-	if history {
-		return
-	}
 	for id, r := range st.recs {
-		if r.Deleted {
+		if r.Deleted && !history {
 			delete(st.recs, id)
+		} else if r.Deleted {
+			r.Current = false
+			st.recs[id] = r
 		}
 	}
 }
