@@ -292,6 +292,7 @@ func TestLivingSitesAreCaughtUpWith(t *testing.T) {
 				c := k.conversion(s, pg.NewDatabase(t))
 				strikes := 0
 				for _, p := range draw(places, 5, random) {
+					p.n = 1 + (p.n-1)%5 // what is left to do after a strike is little
 					state, out := c.run(t, fmt.Sprintf("%s:%d:kill9", p.point, p.n))
 					if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
 						strikes++

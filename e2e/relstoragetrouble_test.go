@@ -195,7 +195,8 @@ func TestTroubleWithRelStorageIsOneSentenceAndChangesNothing(t *testing.T) {
 	}
 }
 
-// The command says how to go on after a connection to the source was cut.
+// The command says how to go on after a connection to the source was cut: before
+// it has read a row, and where there may be nothing left to read but blobs.
 func TestCutConnectionsToRelStorage(t *testing.T) {
 	pg := postgres.Server(t)
 	for _, k := range kinds {
@@ -206,41 +207,50 @@ func TestCutConnectionsToRelStorage(t *testing.T) {
 			s := newSite(t, k.engine(t), k.source, k.blobs)
 			s.work(t, 9, 120)
 			before := s.engine.tables(t, s)
-			c := k.conversion(s, pg.NewDatabase(t))
-			config := s.toolConfig(t, c.DSN, k.history)
-			mark := filepath.Join(t.TempDir(), "reached")
-			cmd := command(t, "chunk.commit:1:sh=touch "+mark+"; while [ ! -e "+mark+".done ]; do sleep 0.02; done", config)
-			var out bytes.Buffer
-			cmd.Stdout, cmd.Stderr = &out, &out
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
+			for _, point := range []string{"claim.committed", "chunk.commit"} {
+				k.cutAt(t, pg, s, point)
 			}
-			ended := make(chan error, 1)
-			go func() { ended <- cmd.Wait() }()
-			awaitFile(t, mark, ended, &out)
-			s.cutConnections(t)
-			if err := os.WriteFile(mark+".done", nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			if err := <-ended; err != nil {
-				// What was read before may have been all.
-				if code := cmd.ProcessState.ExitCode(); code != 1 {
-					t.Errorf("exit code %d", code)
-				}
-				message(t, out.String())
-				if !strings.Contains(out.String(), "--incremental") {
-					t.Errorf("it does not say how to go on: %s", &out)
-				}
-			}
-			if out, err := command(t, "", "--incremental", config).CombinedOutput(); err != nil {
-				t.Fatalf("go on: %v\n%s", err, out)
-			}
-			k.compareWithFresh(t, pg, s, c)
 			if d := cmp.Diff(before, s.engine.tables(t, s)); d != "" {
 				t.Errorf("the source was changed (-before +after):\n%s", d)
 			}
 		})
 	}
+}
+
+func (k kind) cutAt(t *testing.T, pg *pgtest.Server, s *site, point string) {
+	t.Helper()
+	c := k.conversion(s, pg.NewDatabase(t))
+	config := s.toolConfig(t, c.DSN, k.history)
+	mark := filepath.Join(t.TempDir(), "reached")
+	cmd := command(t, point+":1:sh=touch "+mark+"; while [ ! -e "+mark+".done ]; do sleep 0.02; done", config)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	awaitFile(t, mark, ended, &out)
+	s.cutConnections(t)
+	if err := os.WriteFile(mark+".done", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	switch err := <-ended; {
+	case err == nil && point == "claim.committed":
+		t.Error("it says that all is done")
+	case err != nil:
+		if code := cmd.ProcessState.ExitCode(); code != 1 {
+			t.Errorf("exit code %d", code)
+		}
+		message(t, out.String())
+		if !strings.Contains(out.String(), "--incremental") {
+			t.Errorf("it does not say how to go on: %s", &out)
+		}
+	}
+	if out, err := command(t, "", "--incremental", config).CombinedOutput(); err != nil {
+		t.Fatalf("go on: %v\n%s", err, out)
+	}
+	k.compareWithFresh(t, pg, s, c)
 }
 
 // awaitFile waits until a program has made a file.
