@@ -398,7 +398,11 @@ func (c *conversion) afterDryRun(r *pipeline.Report) []string {
 	var lines []string
 	switch r.Found {
 	case dest.Filled:
-		lines = append(lines, "The destination holds objects already. To add what is newer in the source:",
+		what := "add what is newer in the source"
+		if c.config.Source.RelStorage != nil {
+			what = "make it equal to the source"
+		}
+		lines = append(lines, "The destination holds objects already. To "+what+":",
 			"  "+c.command(append([]string{"--incremental"}, flags...)...), "To empty it first and convert everything:")
 		flags = append([]string{"--clear"}, flags...)
 	case dest.Interrupted:
