@@ -50,13 +50,8 @@ func noStaging(name string, n int64) error {
 
 // refusedStaging says what to do about a staging directory that cannot be used.
 func refusedStaging(err error) error {
-	var used *staging.InUseError
-	var foreign *staging.ForeignError
-	switch {
-	case errors.As(err, &used):
+	if used := (*staging.InUseError)(nil); errors.As(err, &used) {
 		return &dest.RefusedError{Reason: err.Error(), Hint: "wait until that has ended, or name another directory with --staging-dir"}
-	case errors.As(err, &foreign):
-		return &dest.RefusedError{Reason: err.Error(), Hint: "name another directory with --staging-dir"}
 	}
 	return &dest.RefusedError{Reason: err.Error(), Hint: "name a directory that this user may write to with --staging-dir"}
 }

@@ -85,6 +85,26 @@ func names(t *testing.T, dir string) (list []string) {
 	return list
 }
 
+func identity(t *testing.T, b *desttest.Builder) source.Identity {
+	t.Helper()
+	src := b.Source(t)
+	info, err := src.Scan(t.Context(), source.ScanOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Identity
+}
+
+// below is the directory of a database in a staging directory.
+func below(t *testing.T, dir string) string {
+	t.Helper()
+	list := names(t, dir)
+	if len(list) != 1 {
+		t.Fatalf("%s holds %q", dir, list)
+	}
+	return filepath.Join(dir, list[0])
+}
+
 func TestDeferredBlobsThatAreInNoFileAreStaged(t *testing.T) {
 	modes(t, func(t *testing.T, history bool) {
 		d, b := newDatabaseWithS3(t), blobs(10, 2000, 300_000, 0)
@@ -111,7 +131,7 @@ func TestDeferredBlobsThatAreInNoFileAreStaged(t *testing.T) {
 		if err := l.finishWith(func() error {
 			owed, err := owedOf(t, l)
 			for _, o := range owed {
-				if filepath.Dir(o.Path) != dir || content(t, o.Path) != string(b.Bytes(o.OID, o.TID)) || o.Size != int64(len(content(t, o.Path))) {
+				if filepath.Dir(o.Path) != below(t, dir) || content(t, o.Path) != string(b.Bytes(o.OID, o.TID)) || o.Size != int64(len(content(t, o.Path))) {
 					t.Errorf("%+v", o)
 				}
 			}
@@ -122,7 +142,7 @@ func TestDeferredBlobsThatAreInNoFileAreStaged(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, names(t, dir)); diff != "" {
+		if diff := cmp.Diff(want, names(t, below(t, dir))); diff != "" {
 			t.Error(diff)
 		}
 		if told.Load() != bytes {
@@ -141,18 +161,12 @@ func TestStagingThatCannotWorkIsRefusedBeforeTheLoad(t *testing.T) {
 	fileless := func(p *dest.Plan, size int, n, bytes int64) {
 		p.Info.Fileless[size] = source.BlobCount{Blobs: n, Bytes: bytes}
 	}
-	foreign, used, file := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "file")
-	for dir, name := range map[string]string{foreign: "another", used: "Data.fs"} {
-		s, err := staging.Open(dir, source.Identity{Kind: "test", Digest: name, Name: name})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if dir == foreign {
-			s.Close()
-		} else {
-			defer s.Close()
-		}
+	used, file := t.TempDir(), filepath.Join(t.TempDir(), "file")
+	s, err := staging.Open(used, identity(t, b))
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer s.Close()
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +179,6 @@ func TestStagingThatCannotWorkIsRefusedBeforeTheLoad(t *testing.T) {
 		{"no directory, and small blobs", func(p *dest.Plan) { p.Blobs = dest.Deferred; fileless(p, 5, 3, 60) }, nil},
 		{"no room", func(p *dest.Plan) { staged(t.TempDir())(p); fileless(p, 50, 3, 1<<50) }, []string{"3 blobs", "1073741824.0 MB", "has room for", "--staging-dir"}},
 		{"no room needed", func(p *dest.Plan) { staged(t.TempDir())(p); fileless(p, 5, 1<<50, 1<<52) }, nil},
-		{"of another database", staged(foreign), []string{"another database, another", "--staging-dir"}},
 		{"used by another process", staged(used), []string{"used by another conversion"}},
 		{"a file", staged(file), []string{"no directory", "--staging-dir"}},
 		{"nowhere", staged(filepath.Join(file, "x")), []string{"staging directory", "--staging-dir"}},
@@ -195,7 +208,13 @@ func TestStagingThatCannotWorkIsRefusedBeforeTheLoad(t *testing.T) {
 func TestLeftoversOfAKilledStartAreOverwritten(t *testing.T) {
 	d, b := newDatabaseWithS3(t), blobs(2000, 3000)
 	dst := d.withS3(t, false, nil)
-	dir := t.TempDir()
+	parent := t.TempDir()
+	own, err := staging.Open(parent, identity(t, b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own.Close()
+	dir := own.Path()
 	for name, text := range map[string]string{
 		"0000000000000001-0000020000000000.blob":            "old",
 		"0000000000000002-0000030000000000.blob.123456.tmp": "half",
@@ -206,7 +225,7 @@ func TestLeftoversOfAKilledStartAreOverwritten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	l, err := begin(t, dst, b, staged(dir))
+	l, err := begin(t, dst, b, staged(parent))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +267,7 @@ func TestBlobsThatBreakOffWhileTheyAreStagedAreMissing(t *testing.T) {
 	if l.totals.MissingBlobs != 2 || told.Load() != 2000 {
 		t.Errorf("%+v, told of %d", l.totals, told.Load())
 	}
-	if diff := cmp.Diff([]string{"0000000000000001-0000020000000000.blob", "source.json"}, names(t, dir)); diff != "" {
+	if diff := cmp.Diff([]string{"0000000000000001-0000020000000000.blob", "source.json"}, names(t, below(t, dir))); diff != "" {
 		t.Error(diff)
 	}
 }

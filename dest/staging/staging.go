@@ -3,25 +3,28 @@
 //
 // # Format
 //
-// A directory of its own holds, without directories below it,
+// Below the directory there is one for each database, named by its identity, which
+// holds
 //
 //	000000000000002a-03f8654c26666666.blob             a blob: its oid, its tid
 //	000000000000002a-03f8654c26666666.blob.1234.tmp    one that is being written
-//	source.json                                        of which database they are
+//	source.json                                        which database that is
 //
 // # Guarantees
 //
 // A file NAME.blob is whole and on the disk. It is written under its temporary
 // name, which it loses only then; so whatever is there after a kill may be used,
 // or written once more. What a killed process has left half written is removed by
-// the next one. A directory holds the blobs of one database and is used by one
-// process at a time: oids and tids name a blob in one database only.
+// the next one. Oids and tids name a blob in one database only, so each has its
+// own directory, which one process uses at a time.
 //
 // Nothing removes a blob. Whoever has uploaded all of them removes the directory.
 package staging
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,9 +42,6 @@ import (
 // ownerName is the file that says of which database the blobs are. It is locked
 // as long as the directory is used.
 const ownerName = "source.json"
-
-// maxOwner is more than that file takes.
-const maxOwner = 64 << 10
 
 // copyBuffer is how much is read at once.
 const copyBuffer = 256 << 10
@@ -65,33 +65,35 @@ func (e *InUseError) Error() string {
 	return fmt.Sprintf("the staging directory %s is used by another conversion", e.Path)
 }
 
-// ForeignError is a directory that holds blobs of another database.
-type ForeignError struct{ Path, Name string }
-
-func (e *ForeignError) Error() string {
-	return fmt.Sprintf("the staging directory %s holds blobs of another database, %s", e.Path, e.Name)
-}
-
-// Open takes the directory at path for the blobs of a database, and makes it if
-// it is not there.
+// Open takes the directory of a database below path, and makes both if they are
+// not there.
 func Open(path string, id source.Identity) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("staging directory: %w", err)
 	}
-	if err := makeDir(path); err != nil {
-		return nil, err
+	own := filepath.Join(path, below(id))
+	for _, p := range []string{path, own} {
+		if err := makeDir(p); err != nil {
+			return nil, err
+		}
 	}
-	owner, err := os.OpenFile(filepath.Join(path, ownerName), os.O_RDWR|os.O_CREATE, 0o600)
+	owner, err := os.OpenFile(filepath.Join(own, ownerName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("take the staging directory: %w", err)
 	}
-	d := &Dir{path: path, owner: owner}
+	d := &Dir{path: own, owner: owner}
 	if err := d.own(id); err != nil {
 		owner.Close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// below is the name of the directory of a database.
+func below(id source.Identity) string {
+	sum := sha256.Sum256([]byte(id.Kind + "\x00" + id.Digest))
+	return id.Kind + "-" + hex.EncodeToString(sum[:8])
 }
 
 // makeDir makes the directory and brings its name to the disk.
@@ -111,8 +113,8 @@ func makeDir(path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// own makes sure that nobody else uses the directory, and that its blobs are of
-// the same database; then it removes what was left half written.
+// own makes sure that nobody else uses the directory, says whose it is, and removes
+// what was left half written.
 func (d *Dir) own(id source.Identity) error {
 	if err := lock(d.owner); err != nil {
 		if errors.Is(err, errLocked) {
@@ -120,20 +122,9 @@ func (d *Dir) own(id source.Identity) error {
 		}
 		return fmt.Errorf("take the staging directory %s: %w", d.path, err)
 	}
-	text, err := io.ReadAll(io.LimitReader(d.owner, maxOwner))
-	if err != nil {
-		return fmt.Errorf("read of which database the staged blobs are: %w", err)
-	}
-	var was source.Identity
-	if len(text) > 0 && json.Unmarshal(text, &was) == nil {
-		if was.Kind != id.Kind || was.Digest != id.Digest {
-			return &ForeignError{d.path, was.Name}
-		}
-		return d.each(d.removeHalf)
-	}
-	// Nobody, or somebody who was killed before any blob was written.
-	id.End = 0
-	if text, err = json.Marshal(id); err == nil {
+	id.End = 0 // it grows
+	text, err := json.Marshal(id)
+	if err == nil {
 		err = d.owner.Truncate(0)
 	}
 	if err == nil {

@@ -122,26 +122,34 @@ func TestBlobsThatAreNotWhatTheySayLeaveNothing(t *testing.T) {
 	}
 }
 
-func TestADirectoryIsOfOneDatabaseAndOneProcess(t *testing.T) {
+func TestEachDatabaseHasADirectoryWhichOneProcessUses(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	var used *InUseError
-	if _, err := Open(path, id); !errors.As(err, &used) {
+	if _, err := Open(path, id); !errors.As(err, &used) || used.Path != d.Path() {
 		t.Errorf("used: %v", err)
+	}
+	other := id
+	other.Digest = "e"
+	second, err := Open(path, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if second.Path() == d.Path() || filepath.Dir(second.Path()) != path {
+		t.Errorf("another database has %s", second.Path())
 	}
 	d.Close()
 	grown := id
 	grown.End, grown.Name = 50, "by another name"
-	d, err := Open(path, grown)
+	again, err := Open(path, grown)
 	if err != nil {
 		t.Fatalf("the same database later: %v", err)
 	}
-	d.Close()
-	other := id
-	other.Digest = "e"
-	var foreign *ForeignError
-	if _, err := Open(path, other); !errors.As(err, &foreign) || foreign.Name != "a database" {
-		t.Errorf("another database: %v", err)
+	defer again.Close()
+	text, err := os.ReadFile(filepath.Join(again.Path(), ownerName))
+	if again.Path() != d.Path() || err != nil || !strings.Contains(string(text), "by another name") {
+		t.Errorf("%s, %s, %v", again.Path(), text, err)
 	}
 }
 
@@ -160,7 +168,7 @@ func TestAFullDiskLeavesNothing(t *testing.T) {
 	if bad := (*source.BlobError)(nil); !errors.Is(err, syscall.ENOSPC) || errors.As(err, &bad) {
 		t.Errorf("%v", err)
 	}
-	if got := names(t, dir); got != ownerName {
+	if got := names(t, d.Path()); got != ownerName {
 		t.Errorf("left: %s", got)
 	}
 }
