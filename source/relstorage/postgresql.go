@@ -26,6 +26,8 @@ type postgres struct {
 
 	mu   sync.Mutex
 	used *pgconn.Config // the server that answered last
+	// standby: it is one.
+	standby bool
 }
 
 var _ engine = (*postgres)(nil)
@@ -203,7 +205,11 @@ func (e *postgres) view(ctx context.Context, n int) ([]conn, string, error) {
 	}
 	conns := []conn{leader}
 	if n == 1 {
-		return conns, "", leader.settle(ctx)
+		if err := leader.settle(ctx); err != nil {
+			leader.close()
+			return nil, "", err
+		}
+		return conns, "", nil
 	}
 	snapshot, err := leader.export(ctx)
 	if err != nil {
@@ -320,10 +326,17 @@ func (c *postgresConn) settle(ctx context.Context) error {
 	if err := c.exec(ctx, settings); err != nil {
 		return fmt.Errorf("set up a transaction: %w", err)
 	}
+	standby, err := number(ctx, c, "SELECT pg_catalog.pg_is_in_recovery()")
+	if err != nil {
+		return err
+	}
+	c.engine.mu.Lock()
+	c.engine.standby = standby != 0
+	c.engine.mu.Unlock()
 	for _, s := range c.engine.local {
 		q := "SELECT pg_catalog.set_config(" + quote(s[0]) + ", " + quote(s[1]) + ", true)"
 		if err := c.exec(ctx, q); err != nil {
-			return fmt.Errorf("the setting %s of the connection string: %w", s[0], err)
+			return fmt.Errorf("the setting %s of the connection string: %w", s[0], c.engine.plain(err))
 		}
 	}
 	return nil
@@ -492,10 +505,25 @@ func (e *postgres) plain(err error) error {
 	case errors.As(err, &pg):
 		return &plainError{text: e.name() + ": " + explainPostgres(pg), err: err}
 	case pgserver.Lost(err):
-		return &plainError{text: fmt.Sprintf("%s: the connection was lost (%s), and with it the state that was read; go on with --incremental", e.name(), pgserver.RootCause(err)), err: err}
+		return &plainError{text: e.name() + ": " + e.cut(pgserver.RootCause(err)), err: err}
 	}
 	return err
 }
+
+// cut is the rest of a sentence about a connection that was cut. A standby that
+// cancels what is in the way of its recovery ends idle connections without a word
+// that could be read.
+func (e *postgres) cut(why string) string {
+	e.mu.Lock()
+	standby := e.standby
+	e.mu.Unlock()
+	if standby {
+		return fmt.Sprintf("the connection was lost (%s), and with it the state that was read; if the standby did that because of a conflict with recovery, which its log tells, %s", why, standbyHint)
+	}
+	return fmt.Sprintf("the connection was lost (%s), and with it the state that was read; go on with --incremental", why)
+}
+
+const standbyHint = "raise max_standby_streaming_delay on it (-1 waits as long as it takes), set hot_standby_feedback = on, or read from the primary, and go on with --incremental"
 
 // explainPostgres is the rest of a sentence about an error of the server.
 func explainPostgres(pg *pgconn.PgError) string {
@@ -507,7 +535,7 @@ func explainPostgres(pg *pgconn.PgError) string {
 		return fmt.Sprintf("the role may not read it: %s; grant SELECT on all tables of RelStorage to it", said)
 	case pg.Code == "40001" || pg.Code == "57014" && strings.Contains(said, "recovery"),
 		strings.Contains(said, "conflict with recovery"):
-		return fmt.Sprintf("the standby has cancelled what was read (%s); raise max_standby_streaming_delay on it (-1 waits as long as it takes), set hot_standby_feedback = on, or read from the primary, and go on with --incremental", said)
+		return fmt.Sprintf("the standby has cancelled what was read (%s); %s", said, standbyHint)
 	case pg.Code == "72000" || strings.Contains(said, "snapshot too old"):
 		return fmt.Sprintf("it has removed what was read (%s); set old_snapshot_threshold = -1 on the server", said)
 	case pg.Code == "55P03":

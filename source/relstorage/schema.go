@@ -38,7 +38,7 @@ func (s *Source) checkSchema(ctx context.Context, c conn) error {
 	}
 	history, err := seen.history()
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.engine.name(), err)
+		return fmt.Errorf("%s %w", s.engine.name(), err)
 	}
 	if want := s.opts.KeepHistory; want != nil && *want != history {
 		is := map[bool]string{true: "keeps history (it has the tables transaction and current_object)", false: "is history-free (it has no table transaction)"}

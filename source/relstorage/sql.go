@@ -102,8 +102,9 @@ func (q *statements) headers(lo, hi int64, columns string, n int, limit int) str
 	// Row 0 of the table is no transaction.
 	s := "SELECT t.tid, " + columns + " FROM " + q.d.transaction + " t" + where("t.tid <> 0", between("t.tid", lo, hi), q.upTo("t.tid"))
 	if q.orphans {
-		s += " UNION ALL SELECT DISTINCT o.tid" + strings.Repeat(", NULL", n) + " FROM object_state o" +
-			where(between("o.tid", lo, hi), q.upTo("o.tid"), q.orphan())
+		// Beside DISTINCT, NULL would have a type that does not match.
+		s += " UNION ALL SELECT x.tid" + strings.Repeat(", NULL", n) + " FROM (SELECT DISTINCT o.tid FROM object_state o" +
+			where(between("o.tid", lo, hi), q.upTo("o.tid"), q.orphan()) + ") x"
 	}
 	return s + end
 }
