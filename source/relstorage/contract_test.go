@@ -293,7 +293,7 @@ func (w *writer) change() {
 	w.exec("BEGIN")
 	tid += 1 << 20
 	w.header(tid, "edited")
-	for i, oid := range append(oids[len(oids)-2:], zodb.Root, top+1) {
+	for i, oid := range append(oids[len(oids)-2:], zodb.Root, top+1, top+2, top+3) {
 		w.store(oid, tid, fmt.Appendf(nil, "\x80\x03cshop\nItem\nq\x00.\x80\x03}q\x01X\x01\x00\x00\x00nq\x02K%cs.", 'a'+i))
 	}
 	tid += 1 << 20
