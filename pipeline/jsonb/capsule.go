@@ -119,16 +119,21 @@ func (e *Encoder) checkNodes() {
 				e.markBytes(e.machine.Kids(args)[:1])
 			}
 		case pickle.PersID:
-			e.markBytes([]pickle.Ref{pickle.Ref(n.A)})
-			if id := &e.nodes[n.A]; id.Kind == pickle.Tuple || id.Kind == pickle.List {
-				e.markBytes(e.machine.Kids(id))
-				for _, kid := range e.machine.Kids(id) {
-					if n := &e.nodes[kid]; n.Kind == pickle.Tuple {
-						e.markBytes(e.machine.Kids(n))
-					}
-				}
-			}
+			e.markID(pickle.Ref(n.A), 2)
 		}
+	}
+}
+
+// markID marks the strings in a persistent id, which are within two levels.
+func (e *Encoder) markID(r pickle.Ref, levels int) {
+	e.markBytes([]pickle.Ref{r})
+	n := &e.nodes[r]
+	// More parts than ZODB's ids have would only cost time, again for each use.
+	if n.Kind != pickle.Tuple && n.Kind != pickle.List || n.B > 6 || levels == 0 {
+		return
+	}
+	for _, kid := range e.machine.Kids(n) {
+		e.markID(kid, levels-1)
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // encapsulated writes the record as a capsule, whatever it is; false if it has
@@ -343,4 +345,83 @@ func FuzzCapsule(f *testing.F) {
 			t.Errorf("%s %v\n  %.300s", difference, err, row.State)
 		}
 	})
+}
+
+// TestHostileRecordsTakeBoundedMemoryAndTime encodes records that are small and
+// mean something huge. What is allocated is bounded by the length of the record
+// and the longest JSON, whatever the record claims.
+func TestHostileRecordsTakeBoundedMemoryAndTime(t *testing.T) {
+	const size = 1 << 20
+	fill := func(part string) string { return strings.Repeat(part, size/len(part)) }
+	numbered := func(format string) string {
+		var b strings.Builder
+		for i := uint32(0); b.Len() < size; i++ {
+			b.WriteString(strings.ReplaceAll(format, "#", string(binary.LittleEndian.AppendUint32(nil, i*2654435761))))
+		}
+		return b.String()
+	}
+	wide := "](" + fill("N") + "e" // a list of a million parts
+	cases := []struct{ name, state string }{
+		{"a length of 4 GiB", "B\xff\xff\xff\xff"},
+		{"a length of 2^63", "\x8e\xff\xff\xff\xff\xff\xff\xff\x7f"},
+		{"a long integer that is not there", "\x8b\xff\xff\xff\x7f"},
+		{"a frame of 2^63 bytes", "\x95\xff\xff\xff\xff\xff\xff\xff\x7fN"},
+		{"a memo number of 32 bits", "Nr\xff\xff\xff\xff"},
+		{"many memo numbers far apart", numbered("Nr#0") + "N"},
+		{"many marks", fill("(")},
+		{"many values for nothing", fill("N")},
+		{"many lists, each in the next", fill("]") + fill("a")[1:]},
+		{"many tuples, each in the next", "N" + fill("\x85")},
+		{"many tuples of twice the same", "N" + fill("2\x86")},
+		{"many lists that hold the one before twice", "]q\x00" + fill("]q\x01h\x00ah\x00aq\x00")},
+		{"a list of a million parts, a thousand times", "(" + wide + "q\x00" + strings.Repeat("h\x00", 1000) + "t"},
+		{"the same beside a cycle", "(" + wide + "q\x00" + strings.Repeat("h\x00", 1000) + "]q\x01h\x01at"},
+		{"a list of a million parts as an id, a hundred thousand times", "(" + wide + "q\x00" + strings.Repeat("h\x00Q", 100_000) + "t"},
+		{"the same with a cycle", "(]q\x01h\x01a" + wide + "q\x00" + strings.Repeat("h\x00Q", 100_000) + "t"},
+		{"a text of a megabyte as a key, a thousand times", pickledText(fill("k")) + "q\x000(" + strings.Repeat("}h\x00Ns", 1000) + "t"},
+		{"a class name of a megabyte, a thousand times", "(c" + fill("m") + "\nC\nq\x00" + strings.Repeat("h\x00)R", 1000) + "t"},
+		{"an integer of a megabyte, a thousand times", "(\x8b\x00\x00\x10\x00" + fill("\x01") + "q\x00" + strings.Repeat("h\x00", 1000) + "t"},
+		{"integers of 60 kB", fill("\x8b\x00\xea\x00\x00" + strings.Repeat("\x01", 0xea00))},
+		{"an integer of a million digits", "L" + fill("7") + "L\n"},
+		{"a float of a million digits", "F" + fill("7") + "\n"},
+		{"floats of 309 digits", "(" + fill("G\x7f\xef\xff\xff\xff\xff\xff\xff") + "t"},
+		{"strings of Python 2", "(" + fill("U\x01\xff") + "]q\x00h\x00at"},
+		{"one old-style instance in the next", fill("(") + "(im\nC\nq\x00}h\x00h\x00sb" + strings.Repeat("im\nC\n", 1000)},
+		{"many states on one object", "cm\nC\n)\x81" + fill("}b")},
+		{"many globals", "(" + fill("cm\nC\n") + "]q\x00h\x00at"},
+		{"many extension codes", "(" + fill("\x82\x01") + "t"},
+		{"lists that grow in turn", "]q\x00]q\x01" + fill("h\x00Na0h\x01Na0") + "\x86"},
+	}
+	for _, options := range []Options{{}, {PreserveSharing: true}} {
+		e := NewEncoder(options)
+		for _, c := range cases {
+			t.Run(c.name, func(t *testing.T) {
+				record := classed(c.state)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				start := time.Now()
+				row, err := e.Encode(record)
+				took := time.Since(start)
+				runtime.ReadMemStats(&after)
+				state := 0
+				var reject *RejectError
+				switch {
+				case err == nil:
+					state = len(row.State)
+				case !errors.As(err, &reject) || reject.Stack != nil:
+					t.Fatalf("%v\n%s", err, reject.Stack)
+				}
+				allocated := after.TotalAlloc - before.TotalAlloc
+				t.Logf("%d bytes, %d of JSON, %d allocated, %v: %v", len(record), state, allocated, took, err)
+				// What a slice leaves behind while it grows is counted, too.
+				if most := 8*uint64(expandedBase+expandedFactor*len(record)) + 200*uint64(len(record)); allocated > most {
+					t.Errorf("%d bytes allocated for %d, at most %d", allocated, len(record), most)
+				}
+				if took > 20*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				e.Trim()
+			})
+		}
+	}
 }

@@ -255,7 +255,15 @@ func FuzzEncode(f *testing.F) {
 	f.Add(classed(doubled(60)))
 	options := Options{MaxExpanded: 1 << 20}
 	used := NewEncoder(options)
+	options.PreserveSharing = true
+	sharing := NewEncoder(options)
+	options.PreserveSharing = false
 	f.Fuzz(func(t *testing.T, record []byte) {
+		if row, err := sharing.Encode(record); err == nil {
+			checkOutput(t, row)
+		} else if _, err := used.Encode(record); err == nil {
+			t.Error("only without the sharing preserved it has a form")
+		}
 		row, err := used.Encode(record)
 		fresh, freshErr := NewEncoder(options).Encode(record)
 		if err != nil {
