@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,12 +92,15 @@ func tableLife(history bool) *life {
 }
 
 func (s suite) testTables(t *testing.T) {
-	t.Run("AreConverted", s.testTableConverted)
 	t.Run("AreReconciledInEveryState", s.testTableReconciled)
 	t.Run("ContinueInAnotherViewAfterEveryChunk", s.testTableContinues)
+	t.Run("MissingBlobsComeAndGo", s.testTableMissing)
+	if s.OnlyBlobs {
+		return
+	}
+	t.Run("AreConverted", s.testTableConverted)
 	t.Run("AreReconciledAsAWholeOrNotAtAll", s.testTableStops)
 	t.Run("RejectsComeAndGo", s.testTableRejects)
-	t.Run("MissingBlobsComeAndGo", s.testTableMissing)
 }
 
 func (s suite) convertTable(t *testing.T, db Database, b *Table, change func(*conversion)) (*conversion, error) {
@@ -267,11 +271,24 @@ func (s suite) testTableContinues(t *testing.T) {
 		s.mustTable(t, db, l.table, func(c *conversion) { c.continues, c.staging = true, staging })
 		s.checkTable(t, db, l.table.Want(s.history))
 		s.checkTableBytes(t, db, l.table)
-		s.same(t, s.fresh(t, l.table), look(t, db))
+		want, got := s.fresh(t, l.table), look(t, db)
+		if s.mode == dest.Inline {
+			got.Rows = withoutLeftovers(want.Rows, got.Rows)
+		}
+		s.same(t, want, got)
 		if c := s.mustTable(t, db, l.table, incremental); c.chunks != 0 {
 			t.Errorf("stop after %d: a second comparison finds %d chunks", stop, c.chunks)
 		}
 	}
+}
+
+// withoutLeftovers leaves out objects of the bucket that nobody wants. A blob that
+// is uploaded before its chunk commits stays there if the run is stopped in
+// between and the source has dropped it when the run goes on.
+func withoutLeftovers(want, got []string) []string {
+	return slices.DeleteFunc(slices.Clone(got), func(row string) bool {
+		return strings.HasPrefix(row, ObjectRow) && !slices.Contains(want, row)
+	})
 }
 
 func (s suite) testTableStops(t *testing.T) {
@@ -367,16 +384,13 @@ func (s suite) testTableMissing(t *testing.T) {
 	b.Commit(Transaction{TID: 2 << 40}, BlobOf(2, content(1)), Record{OID: 3}, BlobOf(5, content(2)))
 	b.Pack(2<<40, 0xffff)
 	b.Lose(5, 2<<40)
-	c, err := convert(false)
-	if !errors.As(err, &rejected) {
-		t.Fatalf("missing blobs give %v", err)
+	for range 2 { // the second start has something to look for again
+		if _, err := convert(false); !errors.As(err, &rejected) {
+			t.Fatalf("missing blobs give %v", err)
+		}
 	}
-	c, err = convert(false)
-	if !errors.As(err, &rejected) {
-		t.Fatalf("missing blobs give %v", err)
-	}
-	_ = c
-	if c, err = convert(true); err != nil {
+	c, err := convert(true)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if c.totals.MissingBlobs != 2 || len(c.missing) != 2 || c.missing[0].OID != 4 || c.missing[1].OID != 5 {

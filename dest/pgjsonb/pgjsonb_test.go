@@ -178,7 +178,7 @@ func (d *database) Rows(t testing.TB) []string {
 	if d.s3 != nil {
 		snapshot := d.s3.Snapshot(t, d.bucket)
 		for _, key := range slices.Sorted(maps.Keys(snapshot)) {
-			rows = append(rows, fmt.Sprintf("object|%s|%d|%s", key, snapshot[key].Size, snapshot[key].SHA256))
+			rows = append(rows, fmt.Sprintf(desttest.ObjectRow+"%s|%d|%s", key, snapshot[key].Size, snapshot[key].SHA256))
 		}
 	}
 	return rows
