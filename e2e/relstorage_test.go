@@ -38,6 +38,8 @@ var kinds = []kind{
 	{"SQLite HF to HF", onSQLite, false, false, inDatabase},
 	{"MariaDB HF to HF", onMariaDB, false, false, inDatabase},
 	{"MariaDB HP to HP", onMariaDB, true, true, inFiles},
+	{"PostgreSQL HF to HP", onPostgreSQL, false, true, inFiles},
+	{"SQLite HP to HP", onSQLite, true, true, inDatabase},
 }
 
 func (k kind) conversion(s *site, dsn string) conversion {
