@@ -18,9 +18,9 @@ import (
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
-// python runs a program on the real zodb-pgjsonb. Where there is none the test
-// fails under CI=true and says elsewhere that it did not run.
-func python(t *testing.T, program string, args ...string) string {
+// pythonPath names a Python with the real zodb-pgjsonb. Where there is none the
+// test fails under CI=true and says elsewhere that it did not run.
+func pythonPath(t testing.TB) string {
 	t.Helper()
 	path := os.Getenv("ZODB_PYTHON")
 	if path == "" {
@@ -34,7 +34,13 @@ func python(t *testing.T, program string, args ...string) string {
 		fmt.Fprintf(os.Stderr, "SKIPPED %s: %s\n", t.Name(), problem)
 		t.Skip("NOT TESTED against the real zodb-pgjsonb: " + problem)
 	}
-	cmd := exec.Command(path, append([]string{"-c", program}, args...)...)
+	return path
+}
+
+// python runs a program on the real zodb-pgjsonb.
+func python(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(pythonPath(t), append([]string{"-c", program}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
