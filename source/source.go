@@ -323,7 +323,10 @@ type Info struct {
 	Fileless    [64]BlobCount
 	LargestData int64 // bytes of the largest record
 	SeenBytes   int64 // what the set of seen oids takes in memory
-	Python2     bool  // written by Python 2 (FileStorage: FS21)
+	// Undescribed: no transaction has a user or a description, because nothing
+	// keeps them there.
+	Undescribed bool
+	Python2     bool // written by Python 2 (FileStorage: FS21)
 	// Falling are places where a tid is not above the one before.
 	Falling []TIDOrder
 	// Tail is empty or says in one sentence what stands after End and why it

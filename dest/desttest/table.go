@@ -176,7 +176,7 @@ type tableSource struct {
 
 func (s *tableSource) Scan(ctx context.Context, opts source.ScanOptions) (*source.Info, error) {
 	s.v, s.history = s.table.view(), opts.History
-	info := &source.Info{Identity: source.Identity{Kind: "desttest", Name: "a table", Digest: fmt.Sprint(s.table.history)}, BlobDir: "memory"}
+	info := &source.Info{Identity: source.Identity{Kind: "desttest", Name: "a table", Digest: fmt.Sprint(s.table.history)}, BlobDir: "memory", Undescribed: !s.table.history}
 	for _, t := range s.v.txns {
 		info.MaxTID = max(info.MaxTID, t.TID)
 	}

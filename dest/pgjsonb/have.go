@@ -85,7 +85,26 @@ func (h *holdings) begin(ctx context.Context) error {
 	}
 	seen.last = zodb.TID(last)
 	s.seen = &seen
-	return s.untouched(&seen)
+	if err := s.untouched(&seen); err != nil || !s.plan.Info.Undescribed {
+		return err
+	}
+	return h.undescribed(ctx, log)
+}
+
+// undescribed refuses a database with transactions that cannot be the source's. A
+// site gives nearly all of its own a user or a description; what came from the
+// source and is gone there has none.
+func (h *holdings) undescribed(ctx context.Context, log string) error {
+	var n, first int64
+	err := h.conn.QueryRow(ctx, `SELECT count(*), coalesce(min(tid), 0) FROM `+log+` WHERE username <> '' OR description <> ''`).Scan(&n, &first)
+	if err != nil {
+		return h.s.unchanged(fmt.Errorf("look at what the destination holds: %w", err))
+	}
+	if n == 0 {
+		return nil
+	}
+	return &source.ForeignError{TID: zodb.TID(first), Problem: fmt.Sprintf("has %s with a user or a description (the first is %v), which the source does not keep: somebody else has written to it",
+		count(n, "transaction"), zodb.TID(first))}
 }
 
 // untouched refuses a database that somebody else has written to since this run

@@ -190,7 +190,7 @@ func TestDatabaseThatASiteHasWrittenToIsNotMadeEqualToTheSource(t *testing.T) {
 		d.checkTable(t, b, history)
 
 		// Of a finished database only tids tell. Such a run leaves nothing.
-		d.exec(t, fmt.Sprintf("INSERT INTO transaction_log (tid, username) VALUES (%d, 'editor')", int64(9)<<50))
+		d.exec(t, fmt.Sprintf("INSERT INTO transaction_log (tid) VALUES (%d)", int64(9)<<50))
 		r = compareWith(t, d.Open(t, history), b, true)
 		before := d.Rows(t)
 		if _, err = r.compare(); !errors.As(err, &foreign) {
@@ -203,6 +203,17 @@ func TestDatabaseThatASiteHasWrittenToIsNotMadeEqualToTheSource(t *testing.T) {
 		if got := d.query(t, "SELECT to_regclass('zodb_convert_run') IS NULL"); got[0] != "t" {
 			t.Error("the run is still there")
 		}
+		if history {
+			return
+		}
+		// A source without history gives no transaction a user, so that one tells
+		// whatever its tid.
+		d.exec(t, fmt.Sprintf("UPDATE transaction_log SET tid = %d, username = 'editor' WHERE tid = %d", int64(60)<<40, int64(9)<<50))
+		r = compareWith(t, d.Open(t, history), b, true)
+		if _, err = r.compare(); !errors.As(err, &foreign) {
+			t.Fatalf("a site that has written below the highest tid gives %v", err)
+		}
+		isRefused(t, r.session.Foreign(t.Context(), foreign), "1 transaction with a user or a description")
 	})
 }
 

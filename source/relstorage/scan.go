@@ -111,7 +111,7 @@ func (s *Source) Scan(ctx context.Context, opts source.ScanOptions) (*source.Inf
 // scanView looks at everything once.
 func (s *Source) scanView(ctx context.Context, v *view, opts source.ScanOptions) (*scan, *source.Info, error) {
 	sc := &scan{history: opts.History, q: statements{d: s.engine.dialect(), history: s.history, until: opts.Until}}
-	info := &source.Info{Warnings: append([]string(nil), s.notes...)}
+	info := &source.Info{Undescribed: !s.history, Warnings: append([]string(nil), s.notes...)}
 	err := v.do(ctx, func(c conn) error {
 		highest, err := s.bounds(ctx, c, sc)
 		if err != nil {
