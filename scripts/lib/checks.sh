@@ -363,11 +363,12 @@ relational_both() {
 
 # oracle_relational ENGINE OBJECTS SEED [NAME ...] takes the databases of
 # testdata/relstorage (all, or those named), and one of so many objects with and
-# without history.
+# without history. Those of RelStorage 2 are none that the present one reads
+# without changing them.
 oracle_relational() {
     local engine=$1 objects=$2 seed=$3 base label names
     shift 3
-    names=${*:-$(cd testdata/relstorage && ls *.dump.jsonl.gz | sed 's/-h[pf]\..*//' | sort -u)}
+    names=${*:-$(cd testdata/relstorage && ls *.dump.jsonl.gz | sed 's/-h[pf]\..*//' | grep -v release21 | sort -u)}
     pg_start
     if [ "$engine" = mysql ]; then maria_start; fi
     for base in $names; do

@@ -123,7 +123,8 @@ def copy(place, path, history, folder):
     return "".join(relational.lines(place, history)).encode()
 
 
-def make(out, testdata, postgresql, mysql_socket, only=(), engines=ENGINES):
+def make(out, testdata, postgresql, mysql_socket, only=(), engines=ENGINES, old=()):
+    """Make all databases; old are pairs of a name and a Python with an older RelStorage."""
     os.makedirs(out, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="zodbdata-") as folder:
         servers = [Server(engine, folder, postgresql, mysql_socket) for engine in engines]
@@ -131,6 +132,9 @@ def make(out, testdata, postgresql, mysql_socket, only=(), engines=ENGINES):
             for history in (True, False):
                 if not only or name in only:
                     one(out, testdata, folder, servers, name, profile, objects, history)
+        for name, python in old:
+            for history in (True, False):
+                by_older_release(out, testdata, folder, servers, name, python, history)
 
 
 def one(out, testdata, folder, servers, name, profile, objects, history):
@@ -147,12 +151,57 @@ def one(out, testdata, folder, servers, name, profile, objects, history):
         else:
             truths[server.engine] = write(place, name, profile, objects, history, blob_dir)
         relational.dump_database(place, f"{base}.{SUFFIXES[server.engine]}")
-    truth = truths[servers[0].engine]
+    keep_truth(base, truths)
+
+
+# RelStorage up to 3.0 kept a blob of more than 2 GB in several large objects;
+# this makes such of small ones.
+SPLIT = """
+DO $$
+DECLARE r record;
+BEGIN
+    FOR r IN SELECT zoid, tid, chunk FROM blob_chunk WHERE length(lo_get(chunk)) > 30 LOOP
+        INSERT INTO blob_chunk (zoid, tid, chunk_num, chunk) VALUES (r.zoid, r.tid, 1, lo_from_bytea(0, lo_get(r.chunk, 20, 1000000)));
+        UPDATE blob_chunk SET chunk = lo_from_bytea(0, lo_get(r.chunk, 0, 20)) WHERE zoid = r.zoid AND tid = r.tid AND chunk_num = 0;
+        PERFORM lo_unlink(r.chunk);
+    END LOOP;
+END $$
+"""
+
+
+def by_older_release(out, testdata, folder, servers, name, python, history):
+    """Let an older release write, and read, on the engines that it knows."""
+    base = os.path.join(out, f"{name}-{'hp' if history else 'hf'}")
+    truths = {}
+    for server in servers:
+        if server.engine == "sqlite" and name == "release21":
+            continue
+        place = server.new(os.path.basename(base))
+        where = f"{server.socket},{place.parameters['db']}" if server.engine == "mysql" else place.where
+        dump = os.path.join(folder, "old.jsonl")
+        subprocess.run([
+            python, "-B", os.path.join(testdata, "relstorage", "make-old.py"), server.engine, where, "history" if history else "free",
+            os.path.join(testdata, "blobs.dump.jsonl"), os.path.join(testdata, "blobs.blobs"), dump,
+        ], check=True)
+        with open(dump, "rb") as f:
+            truths[server.engine] = f.read()
+        if server.engine == "postgresql" and name == "release21":
+            connection = psycopg2.connect(place.where)
+            connection.cursor().execute(SPLIT)
+            connection.commit()
+            connection.close()
+        relational.dump_database(place, f"{base}.{SUFFIXES[server.engine]}")
+    keep_truth(base, truths)
+
+
+def keep_truth(base, truths):
+    """Write what was read, which must be the same on every engine."""
+    first, truth = next(iter(truths.items()))
     for engine, other in truths.items():
         if other != truth:
-            for kind, data in ((servers[0].engine, truth), (engine, other)):
-                with open(f"/tmp/{os.path.basename(base)}.{kind}.jsonl", "wb") as f:
+            for kind, data in ((first, truth), (engine, other)):
+                with open(f"{base}.{kind}.jsonl", "wb") as f:
                     f.write(data)
-            sys.exit(f"mkdata: {os.path.basename(base)}: {engine} gives something else than {servers[0].engine}; see /tmp/{os.path.basename(base)}.*.jsonl")
+            sys.exit(f"mkdata: {os.path.basename(base)}: {engine} gives something else than {first}; compare {base}.*.jsonl")
     relational.write_gzip(base + ".dump.jsonl.gz", truth)
     print(f"{base}: {truth.count(b'\n')} transactions", file=sys.stderr)
