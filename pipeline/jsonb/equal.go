@@ -56,7 +56,15 @@ func (c Comparison) Equal(a, b []byte) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("second record: %w", err)
 	}
-	w := walk{
+	w := c.walk(room)
+	if err := w.records(classA, stateA, classB, stateB); err != nil {
+		return "", err
+	}
+	return w.difference, nil
+}
+
+func (c Comparison) walk(room int64) *walk {
+	return &walk{
 		Comparison: c,
 		room:       room,
 		met:        make(map[meeting]struct{}),
@@ -64,16 +72,17 @@ func (c Comparison) Equal(a, b []byte) (string, error) {
 		right:      make(map[*symbol]*symbol),
 		keys:       keys{oldBytes: c.OldStringsAreBytes, known: make(map[*symbol]string), open: make(map[*symbol]int)},
 	}
+}
+
+// records walks through two records.
+func (w *walk) records(classA, stateA, classB, stateB *symbol) error {
 	if w.sameClass(classA, classB) {
 		w.same(stateA, stateB)
 	}
-	switch {
-	case w.err != nil:
-		return "", w.err
-	case w.keys.err != nil:
-		return "", w.keys.err
+	if w.err == nil {
+		w.err = w.keys.err
 	}
-	return w.difference, nil
+	return w.err
 }
 
 // walk goes through two graphs at once.
@@ -89,8 +98,15 @@ type walk struct {
 	keys        keys
 	path        []step
 	difference  string
-	err         error
+	// The parts of difference; before and after only where it is that one value
+	// became another.
+	where, what   string
+	before, after string
+	err           error
 }
+
+// became is the form of a difference between two values.
+const became = "%s became %s"
 
 // step is one step of the path from the state to where the walk is.
 type step struct {
@@ -136,7 +152,11 @@ func (w *walk) differ(format string, args ...any) bool {
 	if path.Len() == 0 {
 		path.WriteString("/")
 	}
-	w.difference = path.String() + ": " + fmt.Sprintf(format, args...)
+	w.where, w.what = path.String(), fmt.Sprintf(format, args...)
+	w.difference = w.where + ": " + w.what
+	if format == became {
+		w.before, w.after = fmt.Sprint(args[0]), fmt.Sprint(args[1])
+	}
 	return false
 }
 
@@ -153,7 +173,7 @@ func (w *walk) sameClass(a, b *symbol) bool {
 	case !okA:
 		return w.same(a, b)
 	case moduleA != moduleB || nameA != nameB:
-		return w.differ("%s.%s became %s.%s", moduleA, nameA, moduleB, nameB)
+		return w.differ(became, moduleA+"."+nameA, moduleB+"."+nameB)
 	case argsA == nil && argsB == nil:
 		return true
 	case argsA == nil || argsB == nil:
@@ -195,13 +215,13 @@ func (w *walk) at(s step, a, b *symbol) bool {
 func (w *walk) same(a, b *symbol) bool {
 	kind := a.plainKind(w.OldStringsAreBytes)
 	if kind != b.plainKind(w.OldStringsAreBytes) {
-		return w.differ("%s became %s", a.describe(), b.describe())
+		return w.differ(became, a.describe(), b.describe())
 	}
 	switch kind {
 	case symList, symTuple, symDict, symSet, symFrozenSet, symByteArray, symCall, symNew, symNewEx, symRef:
 	default:
 		if a.text != b.text || a.name != b.name {
-			return w.differ("%s became %s", a.describe(), b.describe())
+			return w.differ(became, a.describe(), b.describe())
 		}
 		if a.more == nil && b.more == nil {
 			return true
@@ -246,7 +266,7 @@ func (w *walk) sameContents(kind symbolKind, a, b *symbol) bool {
 		return w.sameSet(a, b)
 	case symByteArray:
 		if a.text != b.text {
-			return w.differ("%s became %s", a.describe(), b.describe())
+			return w.differ(became, a.describe(), b.describe())
 		}
 	case symList, symTuple:
 		return w.sameParts("[%d]", a, b, a.parts, b.parts)
@@ -257,7 +277,7 @@ func (w *walk) sameContents(kind symbolKind, a, b *symbol) bool {
 		return ok
 	case symCall, symNew, symNewEx:
 		if a.class() != b.class() {
-			return w.differ("%s became %s", a.describe(), b.describe())
+			return w.differ(became, a.describe(), b.describe())
 		}
 		for i, format := range []string{"/callable", "/args", "/kwargs"}[:len(a.parts)] {
 			if !w.at(step{format: format}, a.parts[i], b.parts[i]) {
