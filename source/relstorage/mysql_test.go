@@ -353,7 +353,7 @@ func testMySQLFastCommits(t *testing.T, server *mariatest.Server) {
 			t.Fatal(err)
 		}
 		e.(*mysqlEngine).tries = c.tries
-		for range 10 {
+		for range 25 {
 			began := site.commits.Load()
 			conns, note, err := e.view(t.Context(), 4)
 			if err != nil {
@@ -405,7 +405,7 @@ func testMySQLLock(t *testing.T, server *mariatest.Server) {
 	}
 	defer c.close()
 	began := time.Now()
-	refused, err := m.beginLocked(t.Context(), mysqlGroup{c}, &mysqlTables{objects: true, names: []string{"`object_state`"}})
+	refused, err := m.beginLocked(t.Context(), mysqlGroup{c})
 	if err != nil || numberOf(refused) != lockTimeout {
 		t.Errorf("refused: %v, error: %v", refused, err)
 	}

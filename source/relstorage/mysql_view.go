@@ -32,16 +32,24 @@ import (
 // Counting reads an index, once and in all connections at a time, which is little
 // beside reading all keys.
 //
-// Where commits come too fast for that, a further connection locks the tables for
-// a moment. LOCK TABLES ... READ waits for the transactions that have written to
-// them and then keeps further ones waiting, but no reader, and concerns this
-// database alone; so it is tried before FLUSH TABLES WITH READ LOCK, which stops
-// the whole server. It waits two seconds at most, and for as long a commit of a
-// site may wait. The server releases the lock when the connection ends, also if
-// this process is killed, and after five seconds if it hears nothing.
+// Where commits come too fast for that, a further connection locks object_state
+// for a moment. LOCK TABLES ... READ waits for the transactions that have written
+// to it and then keeps further ones waiting, but no reader, and concerns this
+// table alone; so it is tried before FLUSH TABLES WITH READ LOCK, which stops the
+// whole server. Every commit with objects and every batch of a pack writes to
+// object_state, the other tables in the same transaction; what else changes
+// transaction is found by counting, as above. To lock all tables would be worse:
+// who holds one and waits for another can be in a circle with a commit, and the
+// server would break off the commit. A lock is waited for two seconds at most, and
+// for as long a commit of a site may wait. The server releases it when the
+// connection ends, also if this process is killed, and after five seconds if it
+// hears nothing.
 
 // snapshotTries is how many times snapshots are taken without a lock.
 const snapshotTries = 5
+
+// lockedTries is how many times they are taken with one.
+const lockedTries = 3
 
 // view implements engine.
 func (e *mysqlEngine) view(ctx context.Context, n int) ([]conn, string, error) {
@@ -123,7 +131,6 @@ func (e *mysqlEngine) lead(ctx context.Context) (*mysqlConn, error) {
 // mysqlTables is what a view is compared by.
 type mysqlTables struct {
 	objects, transactions bool
-	names                 []string // quoted
 }
 
 // tables looks which tables there are, and refuses those that this role may not
@@ -156,7 +163,6 @@ func (c *mysqlConn) tables(ctx context.Context) (*mysqlTables, error) {
 	for _, name := range wanted {
 		switch err := c.query(ctx, "SELECT * FROM `"+name+"` LIMIT 0", func(row) error { return nil }); {
 		case err == nil:
-			t.names = append(t.names, "`"+name+"`")
 		case numberOf(err) == noSuchTable:
 			continue
 		default:
@@ -183,7 +189,7 @@ func (e *mysqlEngine) agree(ctx context.Context, group mysqlGroup, sees *mysqlTa
 		if err := group.begin(ctx); err != nil {
 			return group, "", err
 		}
-		same, err := group.same(ctx, sees, true)
+		same, err := group.same(ctx, sees)
 		if same || err != nil {
 			return group, "", err
 		}
@@ -193,20 +199,23 @@ func (e *mysqlEngine) agree(ctx context.Context, group mysqlGroup, sees *mysqlTa
 			return group, "", ctx.Err()
 		}
 	}
-	refused, err := e.beginLocked(ctx, group, sees)
-	if err == nil && refused == nil {
-		same, err := group.same(ctx, sees, false)
+	var refused error
+	for range lockedTries {
+		if refused, err = e.beginLocked(ctx, group); err != nil {
+			return group, "", err
+		}
+		if refused != nil {
+			break
+		}
+		same, err := group.same(ctx, sees)
 		if same || err != nil {
 			return group, "", err
 		}
 		refused = errors.New("its connections see different states even so; is there a proxy that spreads them over several servers?")
 	}
-	if err != nil {
-		return group, "", err
-	}
 	group.close(1)
 	group = group[:1]
-	note = fmt.Sprintf("%s is read with one connection, because commits come too fast for several to see the same state, and its tables could not be locked for a moment: %s; grant LOCK TABLES on the database to the role, or stop the site", e.name(), mysqlReason(refused))
+	note = fmt.Sprintf("%s is read with one connection, because commits come too fast for several to see the same state, and its table object_state could not be locked for a moment: %s; grant LOCK TABLES on the database to the role, or stop the site", e.name(), mysqlReason(refused))
 	return group, note, group.begin(ctx)
 }
 
@@ -216,7 +225,7 @@ const lockWait, lockHold = 2, 5
 
 // beginLocked takes the snapshots of a group while nobody can commit. refused is
 // why the tables could not be locked.
-func (e *mysqlEngine) beginLocked(ctx context.Context, group mysqlGroup, sees *mysqlTables) (refused, err error) {
+func (e *mysqlEngine) beginLocked(ctx context.Context, group mysqlGroup) (refused, err error) {
 	config, _ := e.server()
 	locker, err := e.connect(ctx, config)
 	if err != nil {
@@ -231,7 +240,7 @@ func (e *mysqlEngine) beginLocked(ctx context.Context, group mysqlGroup, sees *m
 			return nil, err
 		}
 	}
-	if refused := locker.lock(ctx, sees); refused != nil {
+	if refused := locker.lock(ctx); refused != nil {
 		return refused, ctx.Err()
 	}
 	ctx, cancel := context.WithTimeout(ctx, lockHold*time.Second/2)
@@ -239,16 +248,9 @@ func (e *mysqlEngine) beginLocked(ctx context.Context, group mysqlGroup, sees *m
 	return nil, group.begin(ctx)
 }
 
-// lock locks the tables, or else the whole server.
-func (c *mysqlConn) lock(ctx context.Context, sees *mysqlTables) error {
-	q := "LOCK TABLES "
-	for i, name := range sees.names {
-		if i > 0 {
-			q += ", "
-		}
-		q += name + " READ"
-	}
-	err := c.exec(ctx, q)
+// lock locks the table that all commits write to, or else the whole server.
+func (c *mysqlConn) lock(ctx context.Context) error {
+	err := c.exec(ctx, "LOCK TABLES object_state READ")
 	switch numberOf(err) {
 	case deniedDatabase, deniedTable, deniedPrivilege:
 		if numberOf(c.exec(ctx, "FLUSH TABLES WITH READ LOCK")) == 0 {
@@ -291,14 +293,10 @@ func (g mysqlGroup) begin(ctx context.Context) error {
 	})
 }
 
-// same tells whether all connections see the same highest tids, and then, if
-// asked for, as many rows.
-func (g mysqlGroup) same(ctx context.Context, sees *mysqlTables, count bool) (bool, error) {
-	const highest, rows = "MAX(tid)", "COUNT(*)"
-	for _, what := range []string{highest, rows} {
-		if what == rows && !count {
-			break
-		}
+// same tells whether all connections see the same highest tids, and then as many
+// rows.
+func (g mysqlGroup) same(ctx context.Context, sees *mysqlTables) (bool, error) {
+	for _, what := range []string{"MAX(tid)", "COUNT(*)"} {
 		seen := make([][2]int64, len(g))
 		err := g.each(ctx, func(ctx context.Context, i int, c *mysqlConn) (err error) {
 			seen[i], err = c.look(ctx, what, sees)
