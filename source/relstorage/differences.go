@@ -204,9 +204,10 @@ func (d *differ) headerPage(ctx context.Context, lo int64, page []header, err er
 	if err != nil {
 		return nil, err
 	}
+	var u unit
 	err = d.v.do(ctx, func(c conn) error {
 		return c.query(ctx, d.sc.q.headerKeys(lo, math.MaxInt64, headerPage), func(r row) error {
-			u, err := headerUnit(r)
+			err := u.setHeader(r)
 			page = append(page, header{u.tid, u.size})
 			return err
 		})
@@ -224,11 +225,12 @@ func (d *differ) keys(ctx context.Context, have iter.Seq2[source.Key, error]) er
 	}
 	page := make([]key, 0, keyPage)
 	last := key{zoid: -1, tid: 0}
+	var u unit
 	for {
 		page = page[:0]
 		err := d.v.do(ctx, func(c conn) error {
 			return c.query(ctx, d.sc.q.keys(d.sc.history, last.zoid, last.tid), func(r row) error {
-				u, err := rowUnit(r)
+				err := u.setRow(r)
 				page = append(page, key{zoid: u.zoid, tid: u.tid, size: u.size, current: u.blob})
 				return err
 			})

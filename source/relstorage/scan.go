@@ -362,14 +362,14 @@ func (sc *scan) walk(ctx context.Context, c conn, from, to pos, fn func(*unit) e
 	case sc.history:
 		return sc.walkRevisions(ctx, c, from, to, fn)
 	}
+	var u unit
 	if from.less(objects) {
 		hi := int64(math.MaxInt64)
 		if to.less(objects) {
 			hi = to.b
 		}
 		if err := c.query(ctx, sc.q.headerKeys(from.b, hi, 0), func(r row) error {
-			u, err := headerUnit(r)
-			if err != nil {
+			if err := u.setHeader(r); err != nil {
 				return err
 			}
 			u.at = pos{0, u.tid}
@@ -387,8 +387,7 @@ func (sc *scan) walk(ctx context.Context, c conn, from, to pos, fn func(*unit) e
 		hi = to.b
 	}
 	return c.query(ctx, sc.q.currentKeys(from.b, hi), func(r row) error {
-		u, err := rowUnit(r)
-		if err != nil {
+		if err := u.setRow(r); err != nil {
 			return err
 		}
 		u.at = pos{1, u.zoid}
@@ -396,53 +395,54 @@ func (sc *scan) walk(ctx context.Context, c conn, from, to pos, fn func(*unit) e
 	})
 }
 
-func headerUnit(r row) (u unit, err error) {
-	u.header = true
+// A unit is filled in again for each row: fn lets it escape, and there are as many
+// as rows.
+func (u *unit) setHeader(r row) (err error) {
+	*u = unit{header: true}
 	if u.tid, err = r.int(0); err == nil && len(r.values) > 1 {
 		u.size, err = r.int(1)
 	}
-	return u, err
+	return err
 }
 
-func rowUnit(r row) (u unit, err error) {
+func (u *unit) setRow(r row) (err error) {
+	*u = unit{}
 	if u.zoid, err = r.int(0); err != nil {
-		return u, err
+		return err
 	}
 	if u.tid, err = r.int(1); err != nil {
-		return u, err
+		return err
 	}
 	if u.size, err = r.int(2); err != nil {
-		return u, err
+		return err
 	}
 	blob, err := r.int(3)
 	u.blob = blob != 0
-	return u, err
+	return err
 }
 
 // walkRevisions goes through the rows of a history-free schema by tid. Each new
 // tid is a transaction.
 func (sc *scan) walkRevisions(ctx context.Context, c conn, from, to pos, fn func(*unit) error) error {
+	var u, head unit
 	tid := from.a
 	if from.b < 0 {
 		tid--
 	}
-	if err := c.query(ctx, sc.q.revisionKeys(from, to), func(r row) error {
-		u, err := rowUnit(r)
-		if err != nil {
+	return c.query(ctx, sc.q.revisionKeys(from, to), func(r row) error {
+		if err := u.setRow(r); err != nil {
 			return err
 		}
 		if u.tid != tid {
 			tid = u.tid
-			if err := fn(&unit{at: pos{tid, headerSub}, tid: tid, header: true}); err != nil {
+			head = unit{at: pos{tid, headerSub}, tid: tid, header: true}
+			if err := fn(&head); err != nil {
 				return err
 			}
 		}
 		u.at = pos{u.tid, u.zoid}
 		return fn(&u)
-	}); err != nil {
-		return err
-	}
-	return nil
+	})
 }
 
 // walkLog goes through transactions and revisions of a schema with history. A
@@ -459,7 +459,8 @@ func (sc *scan) walkLog(ctx context.Context, c conn, from, to pos, fn func(*unit
 		}
 		var page []unit
 		if err := c.query(ctx, sc.q.headerKeys(lo, hi, headerPage), func(r row) error {
-			u, err := headerUnit(r)
+			var u unit
+			err := u.setHeader(r)
 			u.at = pos{u.tid, headerSub}
 			page = append(page, u)
 			return err
@@ -492,9 +493,9 @@ func (sc *scan) walkPage(ctx context.Context, c conn, from, to pos, page []unit,
 		}
 		return nil
 	}
+	var u unit
 	if err := c.query(ctx, sc.q.revisionKeys(from, to), func(r row) error {
-		u, err := rowUnit(r)
-		if err != nil {
+		if err := u.setRow(r); err != nil {
 			return err
 		}
 		if err := headers(u.tid); err != nil {
