@@ -61,6 +61,20 @@ func FuzzConnectionString(f *testing.F) {
 	})
 }
 
+// What is added for a replica must not become a part of the last value.
+func TestReplicaAfterAnyConnectionString(t *testing.T) {
+	for _, dsn := range []string{"", "dbname=zodb", "dbname=zodb password=", "password= ", `password=secret\\`, `password=secret\\\\`, "password=+", "host=other port=99", "postgresql://zope@other/zodb"} {
+		e, err := newPostgreSQL(&Options{PostgreSQL: &PostgreSQL{DSN: dsn}, Replicas: []string{"replica:7"}})
+		if err != nil {
+			t.Errorf("%q: %v", dsn, err)
+			continue
+		}
+		if c := e.(*postgres).servers[0]; c.Host != "replica" || c.Port != 7 || strings.Contains(c.Password, "host") {
+			t.Errorf("%q: it reads from %s:%d", dsn, c.Host, c.Port)
+		}
+	}
+}
+
 func TestOptionsOfTheConnectionString(t *testing.T) {
 	for _, c := range []struct {
 		options, want string

@@ -41,7 +41,7 @@ func newPostgreSQL(opts *Options) (engine, error) {
 	for _, dsn := range dsns {
 		config, err := pgserver.Parse(dsn)
 		if err != nil {
-			return nil, fmt.Errorf("the connection string of the source cannot be read: %w; %s", err, pgserver.DSNHint)
+			return nil, unreadable(err)
 		}
 		e.local = takeLocal(config.RuntimeParams)
 		config.RuntimeParams["application_name"] = "zodb-convert source"
@@ -57,6 +57,9 @@ func withReplicas(dsn string, replicas []string) ([]string, error) {
 	if len(replicas) == 0 {
 		return []string{dsn}, nil
 	}
+	if _, err := pgserver.Parse(dsn); err != nil { // what is added must not complete it
+		return nil, unreadable(err)
+	}
 	var list []string
 	for _, r := range replicas {
 		host, port := r, ""
@@ -69,7 +72,7 @@ func withReplicas(dsn string, replicas []string) ([]string, error) {
 		if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
 			u, err := url.Parse(dsn)
 			if err != nil {
-				return nil, errors.New("the connection string of the source cannot be read: it is no URL; " + pgserver.DSNHint)
+				return nil, unreadable(errors.New("it is no URL"))
 			}
 			q := u.Query()
 			q.Set("host", host)
@@ -80,13 +83,30 @@ func withReplicas(dsn string, replicas []string) ([]string, error) {
 			list = append(list, u.String())
 			continue
 		}
-		s := dsn + " host='" + host + "'"
+		s := closed(dsn) + " host='" + host + "'"
 		if port != "" {
 			s += " port=" + port
 		}
 		list = append(list, s)
 	}
 	return list, nil
+}
+
+// closed makes sure that what is added to keywords and values does not become a
+// part of the last value, which may be empty or end in a backslash.
+func closed(dsn string) string {
+	open := strings.TrimRight(dsn, `\`)
+	if (len(dsn)-len(open))%2 == 1 {
+		dsn = dsn[:len(dsn)-1]
+	}
+	if strings.HasSuffix(strings.TrimRight(dsn, " \t\n\r\v\f"), "=") {
+		dsn += "''"
+	}
+	return dsn
+}
+
+func unreadable(err error) error {
+	return fmt.Errorf("the connection string of the source cannot be read: %w; %s", err, pgserver.DSNHint)
 }
 
 // takeLocal takes the settings of the server out of what is sent when a

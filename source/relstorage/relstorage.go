@@ -1,5 +1,59 @@
 // Package relstorage reads databases that RelStorage keeps in PostgreSQL, MySQL,
 // MariaDB or SQLite.
+//
+// # Format
+//
+// oid and tid are signed 64-bit integers, the big-endian value of their bytes.
+// The state of a record is what ZODB gave to the storage: its pickles, as they
+// are. A database without history has one table for them,
+//
+//	object_state (zoid, tid, state)           one row an object
+//
+// one that keeps history has three:
+//
+//	transaction (tid, username, description, extension)
+//	object_state (zoid, tid, state)           one row a revision
+//	current_object (zoid, tid)                which revision is the current one
+//
+// and both may have blob_chunk (zoid, tid, chunk_num, chunk). The tables tell
+// which of the two it is. Everything else (packed, empty or is_empty, state_size,
+// md5, prev_tid, the tables of packs, views and functions) differs between
+// releases since 1.5 and is not used. The row of transaction with tid 0 is none. A
+// state that is NULL or empty is a deletion: of the object, or of its creation by
+// an undo. Without history a transaction is known only by the tid of the rows that
+// it left: it has no user, description or extension.
+//
+// # View
+//
+// A Scan takes a view: connections that all see one state of the database. How
+// that is done is each engine's business; there may be fewer connections than were
+// asked for, down to one. Read, Transactions, Differences and Blob look at this
+// state, whatever is committed or packed meanwhile. It ends with Idle, Close, the
+// next Scan, and with the loss of any of its connections.
+//
+// Nothing is written, no schema is migrated, no lock lasts. No setting of a
+// session is relied on, so that a pooler may stand between.
+//
+// # Chunks
+//
+// Scan goes through the keys and sizes of all rows once, in reading order, and
+// notes a place to cut about every quarter of a megabyte; so the memory that a
+// chunk takes is known before it is read. Reading order and ranges:
+//
+//   - Without history in the destination, transactions come first, in ranges
+//     0/TID, then the current revisions, chosen on the server, in ranges 1/ZOID.
+//   - With it, all revisions come by tid and zoid, in ranges TID/ZOID. The header of
+//     a transaction stands at TID/-1, in the chunk that holds its first row.
+//
+// A range means the same in every view; what is in it may differ. A load that goes
+// on in a newer view reads only rows up to the tid that was the highest in the
+// first one.
+//
+// # Memory
+//
+// The table of places takes 40 bytes for each quarter of a megabyte. A chunk takes
+// its bytes, RecordCost for each row and DecodeFactor times its largest record,
+// four times that where records are compressed, from the Budget before it is read.
 package relstorage
 
 import (
