@@ -35,6 +35,8 @@ type Case struct {
 	Most       int
 	// Orphans is how many blobs there are that no record refers to.
 	Orphans int64
+	// OrphanRows of them stand in a database and not in files.
+	OrphanRows int64
 	// Scratch opens the source on a copy whose blob files may be changed; nil if
 	// its blobs are no files.
 	Scratch func(t testing.TB) source.Source

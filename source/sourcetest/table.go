@@ -90,7 +90,7 @@ func (c *Case) as(history bool) *Case {
 	if !history {
 		d.Want = currents(c.Want)
 		if records(d.Want) != records(c.Want) {
-			d.Orphans = 0 // whether a file is that of an older revision is not looked at
+			d.Orphans = d.OrphanRows // whether a file is that of an older revision is not looked at
 		}
 	}
 	return &d
