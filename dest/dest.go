@@ -43,6 +43,10 @@ type Destination interface {
 	// connection.
 	DryWriter(src source.Source) Writer
 
+	// Content opens what a finished destination holds, to be read by so many
+	// readers. A *RefusedError says that there is nothing, or an unfinished run.
+	Content(ctx context.Context, readers int) (Content, error)
+
 	// HistoryPreserving tells whether every revision is wanted.
 	HistoryPreserving() bool
 
