@@ -19,8 +19,8 @@ import (
 //     object it does.
 //   - A call of a class is not the same as its __new__.
 //   - Lists, dicts, sets and objects must be the same object in one graph where
-//     they are in the other. Objects that cannot change are excepted, and what
-//     persistent ids are made of.
+//     they are in the other. Objects that cannot change are excepted, with their
+//     states, and what persistent ids are made of.
 //   - The string type of Python 2 is text where it is ASCII, bytes in oids and in
 //     the payload of dates, and otherwise a type of its own.
 //
@@ -94,7 +94,7 @@ type walk struct {
 	met map[meeting]struct{}
 	// left and right tell which object of the other graph an object stands for.
 	left, right map[*symbol]*symbol
-	ids         int // persistent ids that the walk is in
+	within      int // persistent ids, and states of what cannot change, that the walk is in
 	keys        keys
 	path        []step
 	difference  string
@@ -118,11 +118,11 @@ type step struct {
 // maxWalkDepth keeps the walk within the stack of a goroutine.
 const maxWalkDepth = 100_000
 
-// meeting is a pair of symbols, and whether it was met in a persistent id, where
-// it does not count what is shared.
+// meeting is a pair of symbols, and whether it was met where it does not count
+// what is shared.
 type meeting struct {
-	a, b *symbol
-	inID bool
+	a, b   *symbol
+	within bool
 }
 
 // meetingCost is about what an entry of met takes.
@@ -227,7 +227,7 @@ func (w *walk) same(a, b *symbol) bool {
 			return true
 		}
 	}
-	pair := meeting{a, b, w.ids > 0}
+	pair := meeting{a, b, w.within > 0}
 	if _, found := w.met[pair]; found {
 		return true
 	}
@@ -240,7 +240,7 @@ func (w *walk) same(a, b *symbol) bool {
 	case len(w.path) > maxWalkDepth:
 		w.err = fmt.Errorf("more than %d levels of nesting", maxWalkDepth)
 		return false
-	case !w.IgnoreSharing && w.ids == 0 && a.mutable() && !w.sameIdentity(a, b):
+	case !w.IgnoreSharing && w.within == 0 && a.mutable() && !w.sameIdentity(a, b):
 		return false
 	}
 	return w.sameContents(kind, a, b) && w.sameExtras(a, b)
@@ -271,9 +271,9 @@ func (w *walk) sameContents(kind symbolKind, a, b *symbol) bool {
 	case symList, symTuple:
 		return w.sameParts("[%d]", a, b, a.parts, b.parts)
 	case symRef:
-		w.ids++
+		w.within++
 		ok := w.at(step{format: "/pid"}, a.parts[0], b.parts[0])
-		w.ids--
+		w.within--
 		return ok
 	case symCall, symNew, symNewEx:
 		if a.class() != b.class() {
@@ -320,6 +320,10 @@ func (w *walk) sameExtras(a, b *symbol) bool {
 	}
 	if len(left.states) != len(right.states) {
 		return w.differ("%s: %d BUILD states became %d", a.describe(), len(left.states), len(right.states))
+	}
+	if !a.mutable() {
+		w.within++
+		defer func() { w.within-- }()
 	}
 	for i := range left.states {
 		if !w.at(step{format: "/state"}, left.states[i], right.states[i]) {

@@ -200,6 +200,8 @@ func TestEqualJudges(t *testing.T) {
 		{"oid", "(C\x01\x05cm\nC\ntQ.", "(C\x01\x06cm\nC\ntQ.", "/pid[0]"},
 		{"weak reference of Python 2", "](U\x01w(U\x02\x00\x05teQ.", "](U\x01w(C\x02\x00\x05teQ.", same},
 		{"parts of persistent ids are not shared", "(]q\x00Qh\x00Qt.", "(]Q]Qt.", same},
+		{"the state of what cannot change is not shared", "(cuuid\nUUID\n)\x81q\x00}X\x03\x00\x00\x00intK\x05sbh\x00t.",
+			"(cuuid\nUUID\n)\x81}X\x03\x00\x00\x00intK\x05sbcuuid\nUUID\n)\x81}X\x03\x00\x00\x00intK\x05sbt.", same},
 		{"a list in an id and twice beside it", "(]q\x00Qh\x00h\x00t.", "(]Q]]t.", "[2]: list shared in the first record"},
 		{"date payload of Python 2", "cdatetime\ndate\nU\x04\x07\xe4\x01\x02\x85R.", "cdatetime\ndate\nC\x04\x07\xe4\x01\x02\x85R.", same},
 		{"dict order", "}(K\x01NK\x02Nu.", "}(K\x02NK\x01Nu.", same},
