@@ -327,12 +327,12 @@ const begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE"
 
 // settings hold for the transaction, since behind a pooler there is no session.
 // Not every release knows all of them. A lock is waited for only while somebody
-// changes the schema.
+// changes the schema. Several connections are parallel enough.
 const settings = `
 SELECT pg_catalog.set_config(s.name, v.value, true) FROM pg_catalog.pg_settings s JOIN (VALUES
 	('statement_timeout', '0'), ('lock_timeout', '300000'),
 	('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0'),
-	('bytea_output', 'hex'), ('jit', 'off'),
+	('jit', 'off'), ('max_parallel_workers_per_gather', '0'),
 	('tcp_keepalives_idle', '30'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3')
 ) v(name, value) ON v.name = s.name
 WHERE s.context = 'user'`

@@ -178,10 +178,11 @@ func (q *statements) revisionRows(from, to pos) string {
 }
 
 // revisionsFrom is the flag that tells whether a revision is current, and the
-// FROM that it needs.
+// FROM. A subquery is looked up by the index for each row; of a join, a planner
+// may make a hash of all objects for each chunk.
 func (q *statements) revisionsFrom() string {
 	if !q.history {
 		return "1 FROM object_state o"
 	}
-	return "CASE WHEN c.zoid IS NULL THEN 0 ELSE 1 END FROM object_state o LEFT JOIN current_object c ON c.zoid = o.zoid AND c.tid = o.tid"
+	return "CASE WHEN (SELECT c.tid FROM current_object c WHERE c.zoid = o.zoid) = o.tid THEN 1 ELSE 0 END FROM object_state o"
 }
