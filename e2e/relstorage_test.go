@@ -293,8 +293,7 @@ func TestLivingSitesAreCaughtUpWith(t *testing.T) {
 				live.await(5)
 				c := k.conversion(s, pg.NewDatabase(t))
 				strikes := 0
-				for _, p := range draw(places, 5, random) {
-					p.n = 1 + (p.n-1)%5 // what is left to do after a strike is little
+				for _, p := range k.strikes(places, random) {
 					state, out := c.run(t, fmt.Sprintf("%s:%d:kill9", p.point, p.n))
 					if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
 						strikes++
@@ -302,7 +301,7 @@ func TestLivingSitesAreCaughtUpWith(t *testing.T) {
 						t.Fatalf("%s:%d: %v\n%s", p.point, p.n, state, out)
 					}
 					c.Incremental = true
-					live.await(10)
+					live.await(15)
 				}
 				c.mustRun(t) // with the site still at work
 				for live.packs.Load() == 0 {
@@ -317,6 +316,23 @@ func TestLivingSitesAreCaughtUpWith(t *testing.T) {
 			})
 		}
 	})
+}
+
+// strikes are where the runs of a living site are struck: first when most of it is
+// loaded, so that the rest comes from another view, then early, because there is
+// little left to do.
+func (k kind) strikes(places []place, random *rand.Rand) []place {
+	chunks := 0
+	for _, p := range places {
+		if p.point == "chunk.committed" {
+			chunks = max(chunks, p.n)
+		}
+	}
+	all := []place{{"chunk.committed", max(chunks*7/10, 1)}}
+	for _, p := range draw(places, 4, random) {
+		all = append(all, place{p.point, 1 + (p.n-1)%5})
+	}
+	return all
 }
 
 // trace converts once and returns the places that are passed.
