@@ -58,6 +58,7 @@ const (
 	Finishing  Phase = "finish"
 	Uploading  Phase = "upload"
 	CatchingUp Phase = "catch up"
+	Comparing  Phase = "compare" // verify only
 	Finished   Phase = "done"
 )
 

@@ -171,6 +171,8 @@ func heading(p pipeline.Phase) string {
 		return "upload: blobs that are owed to S3"
 	case pipeline.CatchingUp:
 		return "catch up: what the source got since"
+	case pipeline.Comparing:
+		return "compare: the source with the destination"
 	}
 	return string(p)
 }
