@@ -208,19 +208,19 @@ func (e *Encoder) checkIDs(refs []pickle.Ref, parts int) int {
 // ends the capsule.
 func (e *Encoder) pickled(b []byte) []byte {
 	from := len(b)
-	if size := base64.StdEncoding.EncodedLen(len(e.blob)); size < maxJSONB {
+	if size := base64.StdEncoding.EncodedLen(len(e.blob)); size < e.most {
 		b = slices.Grow(b, size+64)
 		b = append(b, `{"@b":"`...)
 		b = base64.StdEncoding.AppendEncode(b, e.blob)
 		b = append(b, `"}`+capsuleTail...)
-		if sizeProblem(b) == "" {
+		if e.sizeProblem(b) == "" {
 			return b
 		}
 	}
 	b = append(b[:from], inflateHead+`{"@b":"`...)
 	b = e.deflated(b)
 	b = append(b, `"}`+inflateTail+capsuleTail...)
-	if problem := sizeProblem(b); problem != "" {
+	if problem := e.sizeProblem(b); problem != "" {
 		panic(&RejectError{Reason: problem})
 	}
 	return b
@@ -228,7 +228,7 @@ func (e *Encoder) pickled(b []byte) []byte {
 
 // deflated writes the blob compressed.
 func (e *Encoder) deflated(b []byte) []byte {
-	out := &boundedText{text: b}
+	out := &boundedText{text: b, most: e.most}
 	text := base64.NewEncoder(base64.StdEncoding, out)
 	w := zlib.NewWriter(text)
 	_, err := w.Write(e.blob)
@@ -239,12 +239,15 @@ func (e *Encoder) deflated(b []byte) []byte {
 }
 
 // boundedText takes what jsonb may hold.
-type boundedText struct{ text []byte }
+type boundedText struct {
+	text []byte
+	most int
+}
 
 var errFull = errors.New("more than jsonb holds")
 
 func (t *boundedText) Write(p []byte) (int, error) {
-	if len(t.text)+len(p) > maxJSONB {
+	if len(t.text)+len(p) > t.most {
 		return 0, errFull
 	}
 	t.text = append(t.text, p...)

@@ -52,6 +52,7 @@ type Encoder struct {
 	out     []byte
 	blob    []byte // the pickle in a capsule
 	limit   int
+	most    int // maxJSONB, less in tests
 	// indirect tells that the reader handles what is being written after it was
 	// converted (the value of @reduce, @d, @set and so on). There it takes more
 	// dicts for markers.
@@ -72,7 +73,7 @@ func NewEncoder(opts Options) *Encoder {
 	if opts.MaxExpanded <= 0 {
 		opts.MaxExpanded = defaultMaxExpanded
 	}
-	return &Encoder{options: opts}
+	return &Encoder{options: opts, most: maxJSONB}
 }
 
 // Row is what is stored of a record. Its slices belong to the Encoder.

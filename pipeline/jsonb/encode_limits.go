@@ -2,7 +2,7 @@ package jsonb
 
 // checkSize rejects what PostgreSQL's jsonb does not hold.
 func (e *Encoder) checkSize() {
-	if problem := sizeProblem(e.out); problem != "" {
+	if problem := e.sizeProblem(e.out); problem != "" {
 		panic(&RejectError{Reason: problem, capsule: CapsuleSize})
 	}
 }
@@ -10,12 +10,14 @@ func (e *Encoder) checkSize() {
 // sizeProblem tells why jsonb does not hold a text, "" if it does. Its binary
 // form is at most six times as long as the text (an array of digits), so that
 // only a very long text has to be measured.
-func sizeProblem(text []byte) string {
-	if len(text) < maxJSONB/8 {
+func (e *Encoder) sizeProblem(text []byte) string {
+	if len(text) < e.most/8 {
 		return ""
 	}
-	m := measure{text: text}
-	m.value()
+	m := measure{text: text, most: e.most}
+	if size := m.value(); size > e.most && m.problem == "" {
+		return "its state takes more than 256 MiB in jsonb"
+	}
 	return m.problem
 }
 
@@ -31,6 +33,7 @@ const (
 // measure computes the size of jsonb from its text, which is valid.
 type measure struct {
 	text    []byte
+	most    int // maxJSONB
 	pos     int
 	problem string
 }
@@ -109,7 +112,7 @@ func (m *measure) container() int {
 	}
 	m.pos++
 	switch {
-	case size > maxJSONB:
+	case size > m.most:
 		m.problem = "an array or object in it takes more than 256 MiB in jsonb"
 	case open == '[' && entries > maxElements:
 		m.problem = "an array in it has more elements than PostgreSQL parses"

@@ -234,7 +234,7 @@ func TestMeasureFindsWhatJSONBDoesNotHold(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			m := measure{text: []byte(c.text)}
+			m := measure{text: []byte(c.text), most: maxJSONB}
 			m.value()
 			if m.pos != len(c.text) {
 				t.Errorf("stopped at %d of %d", m.pos, len(c.text))
