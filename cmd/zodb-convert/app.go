@@ -82,7 +82,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 // commands is the command with those below it.
 func (a *app) commands() *cobra.Command {
 	root := newConvertCommand(a)
-	root.AddCommand(newStatusCommand(a), newInitCommand(a))
+	root.AddCommand(newStatusCommand(a), newVerifyCommand(a), newInitCommand(a))
 	a.describe(root)
 	return root
 }
