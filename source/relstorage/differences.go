@@ -22,6 +22,11 @@ const (
 	fetchKeys = 400
 	// planUnits is how many differences of any kind a chunk may hold.
 	planUnits = 10000
+	// strangers is how many transactions a destination has, none of which the source
+	// has, before it is taken for that of another database. What is left of the site
+	// that was converted has some of them, however much was written or packed since:
+	// no site writes every object anew. A few it may.
+	strangers = 20
 )
 
 // key is a row of the source.
@@ -149,7 +154,9 @@ func (d *differ) transactions(ctx context.Context, have iter.Seq2[zodb.TID, erro
 	next, stop := iter.Pull2(have)
 	defer stop()
 	there, err, ok := next()
+	seen, common := 0, 0 // transactions of the destination, and those that the source has
 	advance := func() {
+		seen++
 		there, err, ok = next()
 	}
 	gone := func() error {
@@ -181,6 +188,7 @@ func (d *differ) transactions(ctx context.Context, have iter.Seq2[zodb.TID, erro
 				return err
 			}
 			if ok && int64(there) == h.tid {
+				common++
 				advance()
 				continue
 			}
@@ -195,6 +203,9 @@ func (d *differ) transactions(ctx context.Context, have iter.Seq2[zodb.TID, erro
 		if err := gone(); err != nil {
 			return err
 		}
+	}
+	if err == nil && common == 0 && seen >= strangers {
+		return &source.ForeignError{Problem: fmt.Sprintf("has %d transactions, none of which the source has: it was converted from another database, or somebody else has written to it", seen)}
 	}
 	return err
 }

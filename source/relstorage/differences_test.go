@@ -271,3 +271,33 @@ func TestDifferencesRefuseWhatSomebodyElseHasWritten(t *testing.T) {
 		}
 	})
 }
+
+// The tids of another database may well be lower than those of the source.
+func TestDifferencesRefuseWhatWasConvertedFromAnotherDatabase(t *testing.T) {
+	bothKinds(t, func(t *testing.T, schema, history bool) {
+		c := randomContent(6, schema, 40, 300)
+		s := openPostgreSQL(t, c.database(t))
+		if _, err := s.Scan(t.Context(), source.ScanOptions{History: history}); err != nil {
+			t.Fatal(err)
+		}
+		for transactions, refused := range map[int]bool{strangers - 1: false, strangers: true} {
+			other := newState()
+			for i := range transactions {
+				tid := firstTID - zodb.TID(transactions) + zodb.TID(i)
+				other.txns[tid] = ""
+				other.recs[[2]uint64{uint64(i), uint64(tid)}] = rec{zodb.OID(i), tid, "x", true, false}
+			}
+			opts := source.DifferenceOptions{ReadOptions: source.ReadOptions{History: history, ChunkBytes: 1000, Budget: newFreeBudget()}}
+			err := s.Differences(t.Context(), other.have(), opts, func(c *source.Chunk) error {
+				if c.EndsTransaction && refused {
+					t.Error("what differs would be committed")
+				}
+				c.Release()
+				return nil
+			})
+			if foreign := (*source.ForeignError)(nil); errors.As(err, &foreign) != refused || err != nil && !refused {
+				t.Errorf("a destination with %d other transactions: %v", transactions, err)
+			}
+		}
+	})
+}

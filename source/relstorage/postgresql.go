@@ -359,8 +359,20 @@ func (c *postgresConn) settle(ctx context.Context) error {
 			return fmt.Errorf("the setting %s of the connection string: %w", s[0], c.engine.plain(err))
 		}
 	}
-	return nil
+	return c.exec(ctx, ownSchema)
 }
+
+// ownSchema puts the schema that holds the RelStorage first in the search path. A
+// server looks names up anew in each statement, whatever the snapshot: a table of
+// the same name that is made meanwhile in an earlier schema, as by a conversion
+// into that one, would be read instead.
+const ownSchema = `
+SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', pg_catalog.quote_ident(found.nspname), NULLIF(pg_catalog.current_setting('search_path'), '')), true)
+FROM (SELECT n.nspname FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY s(name, place)
+	JOIN pg_catalog.pg_namespace n ON n.nspname = s.name
+	JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'object_state'
+	JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = 'state' AND a.atttypid = 'pg_catalog.bytea'::pg_catalog.regtype
+	ORDER BY s.place LIMIT 1) found`
 
 // again begins anew after an error.
 func (c *postgresConn) again(ctx context.Context) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -231,4 +232,34 @@ func TestReadGivesEveryRecordOnce(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A conversion into an earlier schema of the search path makes tables of the same
+// names there while the source is read.
+func TestATableThatIsMadeInAnEarlierSchemaIsNotReadInstead(t *testing.T) {
+	c := randomContent(4, true, 30, 100)
+	dsn := c.database(t)
+	server := postgresServer.Server(t)
+	server.Exec(t, dsn, `CREATE SCHEMA "New site"`)
+	s := openPostgreSQL(t, dsn+` options='-c search_path="New\\ site",public'`)
+	for range 2 {
+		if _, err := s.Scan(t.Context(), source.ScanOptions{History: true}); err != nil {
+			t.Fatal(err)
+		}
+		server.Exec(t, dsn, `CREATE TABLE IF NOT EXISTS "New site".object_state (zoid bigint PRIMARY KEY, tid bigint, state jsonb)`)
+		st := newState()
+		err := s.Read(t.Context(), source.ReadOptions{History: true, ChunkBytes: 64 << 10, Budget: newFreeBudget()}, func(c *source.Chunk) error {
+			st.take(t, s, c, false)
+			c.Release()
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.check(t, c.want(true))
+	}
+	_, err := Open(t.Context(), Options{PostgreSQL: &PostgreSQL{DSN: dsn + ` options='-c search_path="New\\ site"'`}})
+	if err == nil || !strings.Contains(err.Error(), "is a database of zodb-pgjsonb") {
+		t.Errorf("a destination as the source: %v", err)
+	}
 }

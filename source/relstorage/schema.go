@@ -99,7 +99,9 @@ func (t tables) types(history bool) error {
 		}
 	}
 	for _, c := range list {
-		if typ := t[c.table][c.name]; !c.ok(typ) {
+		if typ := t[c.table][c.name]; typ == "jsonb" {
+			return fmt.Errorf("is a database of zodb-pgjsonb, which is what a RelStorage is converted to; name the database, or the schema, of the source")
+		} else if !c.ok(typ) {
 			return fmt.Errorf("has a column %s.%s of type %s, not %s: it was not made by a release of RelStorage that is known (1.5 to 4)", c.table, c.name, typ, c.want)
 		}
 	}
