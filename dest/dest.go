@@ -271,9 +271,10 @@ type Result struct {
 	StateBytes   int64 `json:"state_bytes,omitempty"` // JSON text
 	// Forms counts special forms by kind (package jsonb names them).
 	Forms map[string]int64 `json:"forms,omitempty"`
-	// Lost tells of the forms that the application loses when it next saves the
-	// object, by kind, which classes the records are of.
-	Lost map[string]*ClassCounts `json:"lost,omitempty"`
+	// FormClasses tells, by kind, which classes the records are of whose form the
+	// application loses when it next saves the object, or that hold copies of parts
+	// that were shared.
+	FormClasses map[string]*ClassCounts `json:"form_classes,omitempty"`
 	// NewCodec counts records that only zodb-json-codec >= 1.7.0 reads;
 	// NewCodecClasses are the first classes among them.
 	NewCodec        int64    `json:"new_codec,omitempty"`
@@ -322,15 +323,15 @@ func (c *ClassCounts) Records() int64 {
 	return n
 }
 
-// LostOf returns the counts of a form, to be added to.
-func (r *Result) LostOf(form string) *ClassCounts {
-	counts := r.Lost[form]
+// ClassesOf returns the counts of a form, to be added to.
+func (r *Result) ClassesOf(form string) *ClassCounts {
+	counts := r.FormClasses[form]
 	if counts == nil {
-		if r.Lost == nil {
-			r.Lost = make(map[string]*ClassCounts)
+		if r.FormClasses == nil {
+			r.FormClasses = make(map[string]*ClassCounts)
 		}
 		counts = new(ClassCounts)
-		r.Lost[form] = counts
+		r.FormClasses[form] = counts
 	}
 	return counts
 }
@@ -372,8 +373,8 @@ func (r *Result) Add(o *Result) {
 		}
 		r.Forms[k] += n
 	}
-	for form, o := range o.Lost {
-		counts := r.LostOf(form)
+	for form, o := range o.FormClasses {
+		counts := r.ClassesOf(form)
 		for _, c := range o.Classes {
 			counts.Count([]byte(c.Class), c.Records)
 		}

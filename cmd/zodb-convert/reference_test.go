@@ -195,7 +195,7 @@ func jsonTables() string {
 		{"`error`: the last line of a command that fails", progress.ErrorLine{}},
 		{"`summary`: what came of the run", progress.SummaryLine{}},
 		{"Each of `phases`", progress.PhaseEntry{}},
-		{"Each of `lost_on_save`", progress.LostEntry{}},
+		{"Each of `form_classes`", progress.FormEntry{}},
 		{"Each of `escaped`", progress.EscapedEntry{}},
 		{"`growth`", progress.GrowthEntry{}},
 		{"Each of `rejects`", progress.RejectEntry{}},

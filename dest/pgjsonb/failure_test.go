@@ -200,8 +200,8 @@ func TestSharingIsPreservedOnRequestAndForTheWholeRun(t *testing.T) {
 		t.Errorf("forms %v", total.Forms)
 	}
 	want := map[string]*dest.ClassCounts{"capsule-shared": {Classes: []dest.ClassCount{{Class: "m.Shared", Records: 60}}}}
-	if diff := cmp.Diff(want, total.Lost); diff != "" {
-		t.Errorf("lost on save (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, total.FormClasses); diff != "" {
+		t.Errorf("form classes (-want +got):\n%s", diff)
 	}
 	if n := d.query(t, "SELECT count(*) FROM object_state WHERE state #>> '{@reduce,callable,@reduce,args,@t,1,@t,0,@cls,0}' = 'pickle'")[0]; n != "60" {
 		t.Errorf("%s capsules", n)

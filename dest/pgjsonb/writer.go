@@ -571,9 +571,9 @@ func (r *recordRows) count(row *jsonb.Row, size int, current bool) {
 			continue
 		}
 		r.forms[form] += n
-		if form := jsonb.Form(form); form.LostOnSave() {
+		if form := jsonb.Form(form); form.LostOnSave() || form == jsonb.SharedCopied {
 			r.text = append(append(append(r.text[:0], row.Module...), '.'), row.Name...)
-			r.result.LostOf(form.String()).Count(r.text, 1)
+			r.result.ClassesOf(form.String()).Count(r.text, 1)
 		}
 	}
 	if row.NewCodec {

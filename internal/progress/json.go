@@ -41,6 +41,8 @@ type StatusLine struct {
 	Elapsed        float64    `json:"elapsed" doc:"seconds since the phase started"`
 	Bytes          int64      `json:"bytes" doc:"of the source, done in this phase"`
 	TotalBytes     int64      `json:"total_bytes" doc:"of the source, to be done in this phase; 0 if unknown"`
+	Keys           int64      `json:"keys" doc:"of a RelStorage, compared with the destination in the phase catch up, which counts no bytes of the source"`
+	TotalKeys      int64      `json:"total_keys" doc:"keys to be compared"`
 	EarlierBytes   int64      `json:"earlier_bytes" doc:"part of bytes that an earlier, interrupted start did"`
 	Objects        int64      `json:"objects" doc:"objects and older revisions written so far"`
 	Rejected       int64      `json:"rejected" doc:"records rejected so far"`
@@ -101,7 +103,7 @@ type SummaryLine struct {
 	Dropped           int64            `json:"dropped" doc:"records written again later in the same transaction"`
 	Rejected          int64            `json:"rejected" doc:"records that have no form in the destination"`
 	Forms             map[string]int64 `json:"special_forms" doc:"special forms by kind"`
-	Lost              []LostEntry      `json:"lost_on_save" doc:"special forms that zodb-pgjsonb does not write itself: they last until the application saves the object"`
+	FormClasses       []FormEntry      `json:"form_classes" doc:"special forms by class: those that last until the application saves the object, because zodb-pgjsonb does not write them itself, and shared-copied"`
 	NewCodec          int64            `json:"new_codec" doc:"records that only zodb-json-codec 1.7.0 or later reads"`
 	NewCodecClasses   []string         `json:"new_codec_classes" doc:"the first classes among them"`
 	Metadata          int64            `json:"escaped_metadata" doc:"transactions whose user or description had to be escaped"`
@@ -131,8 +133,8 @@ type SummaryLine struct {
 	Next              []string         `json:"next" doc:"what to do now"`
 }
 
-// LostEntry is one of "lost_on_save".
-type LostEntry struct {
+// FormEntry is one of "form_classes".
+type FormEntry struct {
 	Form    string           `json:"form" doc:"the kind"`
 	Records int64            `json:"records" doc:"how many have it"`
 	Classes map[string]int64 `json:"classes" doc:"records by class, for the first classes that were met"`
@@ -195,6 +197,10 @@ func (j *JSON) status(event string, s Status) {
 		BytesPerSecond: int64(s.ByteRate + 0.5), ObjectsPerSec: int64(s.ObjectRate + 0.5),
 		Steps: []StepTime{},
 	}
+	if s.Keys {
+		line.Keys, line.TotalKeys = s.Done, s.Total
+		line.Bytes, line.TotalBytes, line.BytesPerSecond = 0, 0, 0
+	}
 	if !s.Since.IsZero() {
 		line.Elapsed = s.Now.Sub(s.Since).Seconds()
 	}
@@ -231,7 +237,7 @@ func (j *JSON) Summary(s *Summary) {
 		Transactions: t.Transactions, CaughtUp: r.CaughtUp,
 		Objects: t.Objects, Revisions: t.Revisions, Deleted: t.Deleted,
 		Removed: t.Gone, RemovedTx: t.GoneTransactions, Superseded: t.Superseded, Dropped: t.Dropped, Rejected: t.Rejected,
-		Forms: t.Forms, Lost: lostEntries(t), NewCodec: t.NewCodec, NewCodecClasses: orEmpty(t.NewCodecClasses),
+		Forms: t.Forms, FormClasses: formEntries(t), NewCodec: t.NewCodec, NewCodecClasses: orEmpty(t.NewCodecClasses),
 		Metadata: t.Metadata, Escaped: []EscapedEntry{},
 		Blobs: t.Blobs, BlobBytes: t.BlobBytes, S3Blobs: t.S3Blobs, S3Bytes: t.S3Bytes,
 		MissingBlobs: s.missing(), Missing: []MissingEntry{},

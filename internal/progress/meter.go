@@ -24,6 +24,7 @@ type meter struct {
 	phase                pipeline.Phase
 	since                time.Time
 	done, total, earlier int64
+	keys                 bool // done and total are keys, not bytes
 	objects, rejected    int64
 	blobs, blobTotal     int64
 	uploads, uploadTotal int64
@@ -48,7 +49,7 @@ func (m *meter) progress(ev pipeline.Event) {
 		// without such a mark, so that the first event is their zero.
 		m.counting, m.sampledBytes, m.sampledObjects = true, ev.Earlier, ev.Objects
 	}
-	m.done, m.total, m.earlier = ev.Done, ev.Total, ev.Earlier
+	m.done, m.total, m.keys, m.earlier = ev.Done, ev.Total, ev.Keys, ev.Earlier
 	m.objects, m.rejected = ev.Objects, ev.Rejected
 	m.blobs, m.blobTotal = ev.BlobBytes, ev.BlobTotal
 	m.uploads, m.uploadTotal = ev.Uploads.Done, ev.Uploads.Total
@@ -72,7 +73,10 @@ func (m *meter) sample(now time.Time) {
 	if !m.counting || took < sampleMin {
 		return
 	}
-	done := m.done + m.blobs
+	done := m.done
+	if !m.keys {
+		done += m.blobs
+	}
 	m.bytes.add(float64(done-m.sampledBytes)/took.Seconds(), took)
 	m.items.add(float64(m.objects-m.sampledObjects)/took.Seconds(), took)
 	m.sampled, m.sampledBytes, m.sampledObjects = now, done, m.objects
@@ -84,7 +88,7 @@ func (m *meter) sample(now time.Time) {
 func (m *meter) status(now time.Time) Status {
 	s := Status{
 		Phase: m.phase, Since: m.since, Now: now,
-		Done: m.done, Total: m.total, Earlier: m.earlier,
+		Done: m.done, Total: m.total, Keys: m.keys, Earlier: m.earlier,
 		Objects: m.objects, Rejected: m.rejected,
 		BlobBytes: m.blobs, BlobTotal: m.blobTotal,
 		Uploads: m.uploads, UploadTotal: m.uploadTotal,

@@ -49,7 +49,9 @@ type Status struct {
 	// Of the source, in bytes; Earlier is the part of Done that an earlier,
 	// interrupted start did. Total is 0 where it is not known.
 	Done, Total, Earlier int64
-	Objects, Rejected    int64
+	// Keys tells that Done and Total count keys that are compared, not bytes.
+	Keys              bool
+	Objects, Rejected int64
 	// Bytes of blobs, beside those of Done and Total.
 	BlobBytes, BlobTotal int64
 	// Uploads, in the phase of uploads only: Done and Total are then bytes of
@@ -66,14 +68,25 @@ type Status struct {
 	Steps []RunningStep
 }
 
-// work is what the phase has done and has to do, in bytes of any kind.
+// work is what the phase has done and has to do, in bytes of any kind, or in keys.
 func (s *Status) work() (done, total int64) {
+	if s.Keys {
+		return s.Done, s.Total
+	}
 	if s.Total == 0 {
 		return s.Done + s.BlobBytes, 0
 	}
 	// There may be fewer blobs than were counted, and never more; still, a bar
 	// must not run over.
 	return s.Done + min(s.BlobBytes, s.BlobTotal), s.Total + s.BlobTotal
+}
+
+// amount is so much of the work, with its unit.
+func (s *Status) amount(n int64) string {
+	if s.Keys {
+		return Plural(n, "key")
+	}
+	return Bytes(n)
 }
 
 // RunningStep is a step that has started and is not done.

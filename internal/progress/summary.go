@@ -12,6 +12,7 @@ import (
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/pipeline"
+	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
 )
 
 // Outcome is how a run ended.
@@ -49,7 +50,7 @@ func (s *Summary) Text() string {
 	s.counts(&b)
 	s.times(&b)
 	s.forms(&b)
-	s.lost(&b)
+	s.classes(&b)
 	s.codec(&b)
 	s.metadata(&b)
 	s.rejects(&b)
@@ -329,13 +330,19 @@ func (s *Summary) forms(b *strings.Builder) {
 	b.WriteString("\n")
 }
 
-// lost tells which classes the objects are of whose values do not last.
-func (s *Summary) lost(b *strings.Builder) {
-	entries := lostEntries(&s.Report.Totals)
+// classes tells which classes the objects are of whose values do not last, or
+// have lost their sharing already.
+func (s *Summary) classes(b *strings.Builder) {
+	entries := formEntries(&s.Report.Totals)
 	if len(entries) == 0 {
 		return
 	}
-	b.WriteString("Until the next save: zodb-pgjsonb stores these objects in its own way when the application saves them\n")
+	// zodb-pgjsonb then writes the value itself, in its own way.
+	title := "Lost when the application saves the object again"
+	if s.Report.Totals.FormClasses[jsonb.SharedCopied.String()] != nil {
+		title += " (shared-copied: already)"
+	}
+	wrap(b, title, "")
 	for _, e := range entries[:min(len(entries), dest.ListMax)] {
 		classes := slices.SortedFunc(maps.Keys(e.Classes), func(x, y string) int {
 			return cmp.Or(cmp.Compare(e.Classes[y], e.Classes[x]), strings.Compare(x, y))
@@ -355,17 +362,17 @@ func (s *Summary) lost(b *strings.Builder) {
 	b.WriteString("\n")
 }
 
-// lostEntries are the forms that do not last, the commonest first.
-func lostEntries(t *dest.Result) []LostEntry {
-	entries := []LostEntry{}
-	for form, counts := range t.Lost {
-		e := LostEntry{Form: form, Records: counts.Records(), Classes: make(map[string]int64)}
+// formEntries are the forms that are told by class, the commonest first.
+func formEntries(t *dest.Result) []FormEntry {
+	entries := []FormEntry{}
+	for form, counts := range t.FormClasses {
+		e := FormEntry{Form: form, Records: counts.Records(), Classes: make(map[string]int64)}
 		for _, c := range counts.Classes {
 			e.Classes[c.Class] = c.Records
 		}
 		entries = append(entries, e)
 	}
-	slices.SortFunc(entries, func(x, y LostEntry) int {
+	slices.SortFunc(entries, func(x, y FormEntry) int {
 		return cmp.Or(cmp.Compare(y.Records, x.Records), strings.Compare(x.Form, y.Form))
 	})
 	return entries

@@ -50,9 +50,10 @@ func example() *Summary {
 			Transactions: 1204331, Objects: 8112004, Deleted: 1204, Superseded: 3220113, Dropped: 2, Rejected: 12,
 			SourceBytes: 10952166604, PickleBytes: 10522669875, StateBytes: 15139909632,
 			Forms: map[string]int64{"escaped key": 4, "set": 120000, "bytes": 12, "zz": 12},
-			Lost: map[string]*dest.ClassCounts{
-				"set":         {Classes: []dest.ClassCount{{Class: "shop.Order", Records: 3}, {Class: "plone.app.blob.field.BlobWrapper", Records: 80000}}, Others: 12},
-				"escaped key": {Classes: []dest.ClassCount{{Class: "shop.Order", Records: 4}}},
+			FormClasses: map[string]*dest.ClassCounts{
+				"set":           {Classes: []dest.ClassCount{{Class: "shop.Order", Records: 3}, {Class: "plone.app.blob.field.BlobWrapper", Records: 80000}}, Others: 12},
+				"shared-copied": {Classes: []dest.ClassCount{{Class: "shop.Order", Records: 1}}},
+				"escaped key":   {Classes: []dest.ClassCount{{Class: "shop.Order", Records: 4}}},
 			},
 			NewCodec: 12, NewCodecClasses: []string{"plone.app.blob.field.BlobWrapper", "Products.CMFPlone.Portal.Site"},
 			Metadata: 11, Escaped: []dest.Escaped{{TID: tid, User: []byte("M\xfcller"), Description: nil}},

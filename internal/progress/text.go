@@ -65,7 +65,7 @@ func (t *Text) PhaseEnded(s Status) {
 	}
 	parts := []string{Duration(took)}
 	if s.Done > 0 {
-		parts = append(parts, Bytes(s.Done))
+		parts = append(parts, s.amount(s.Done))
 		if s.Earlier > 0 {
 			parts = append(parts, Bytes(s.Earlier)+" of them earlier")
 		}
@@ -75,7 +75,7 @@ func (t *Text) PhaseEnded(s Status) {
 		if s.UploadTotal > 0 {
 			parts = append(parts, fmt.Sprintf("%s of %s", Count(s.Uploads), Plural(s.UploadTotal, "blob")))
 		}
-		if mean := float64(s.Done-s.Earlier+s.BlobBytes) / took.Seconds(); took > 0 && mean >= 1 {
+		if mean := float64(s.Done-s.Earlier+s.BlobBytes) / took.Seconds(); took > 0 && mean >= 1 && !s.Keys {
 			parts = append(parts, Bytes(int64(mean))+"/s")
 		}
 	}
@@ -133,7 +133,7 @@ func (t *Text) Report(s Status) {
 
 // loaded tells how far a phase is that reads the source.
 func (t *Text) loaded(b *strings.Builder, s Status) {
-	fmt.Fprintf(b, "  source    %s of %s", Bytes(s.Done), Bytes(s.Total))
+	fmt.Fprintf(b, "  source    %s of %s", s.amount(s.Done), s.amount(s.Total))
 	if s.BlobTotal == 0 {
 		fmt.Fprintf(b, " (%s)", percent(s))
 	}
@@ -144,6 +144,9 @@ func (t *Text) loaded(b *strings.Builder, s Status) {
 		fmt.Fprintf(b, "\n  blobs     %s of %s or less (%s of all)", Bytes(s.BlobBytes), Bytes(s.BlobTotal), percent(s))
 	}
 	fmt.Fprintf(b, "\n  objects   %s, %s rejected\n", Count(s.Objects), Count(s.Rejected))
+	if s.Keys {
+		return
+	}
 	fmt.Fprintf(b, "  rate      %s/s, %s objects/s\n", Bytes(int64(s.ByteRate)), Count(int64(s.ObjectRate)))
 }
 
@@ -183,7 +186,7 @@ func statusLine(s Status) string {
 		return fmt.Sprintf("%s  %s", s.Phase, running(s))
 	}
 	done, total := s.work()
-	return fmt.Sprintf("%s %s  %s of %s%s", s.Phase, percent(s), Bytes(done), Bytes(total), rates(s, 1000))
+	return fmt.Sprintf("%s %s  %s of %s%s", s.Phase, percent(s), s.amount(done), s.amount(total), rates(s, 1000))
 }
 
 // running tells about a phase without a total.
@@ -212,7 +215,7 @@ func rates(s Status, width int) string {
 	if s.UploadTotal > 0 {
 		parts[uploads] = fmt.Sprintf("  %s of %s blobs", Count(s.Uploads), Count(s.UploadTotal))
 	}
-	if s.ByteRate >= 1 {
+	if s.ByteRate >= 1 && !s.Keys {
 		parts[bytes] = fmt.Sprintf("  %s/s", Bytes(int64(s.ByteRate)))
 	}
 	if s.ObjectRate >= 1 {
