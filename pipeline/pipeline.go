@@ -69,7 +69,8 @@ type Event struct {
 	Time  time.Time
 	Phase Phase
 	// Progress: cumulative within the phase.
-	Done, Total int64 // bytes of the source
+	Done, Total int64 // bytes of the source, or keys
+	Keys        bool  // Done and Total count keys that are compared, not bytes
 	Earlier     int64 // part of Done that an earlier, interrupted start did
 	Objects     int64
 	Rejected    int64
