@@ -69,7 +69,7 @@ type run struct {
 }
 
 func (r *run) run(ctx context.Context) error {
-	state, err := r.dst.State(ctx, r.opts.Workers)
+	state, err := r.dst.State(ctx, r.writers())
 	if err != nil {
 		return err
 	}
@@ -98,6 +98,15 @@ func (r *run) run(ctx context.Context) error {
 		return r.dryRun(ctx, info)
 	}
 	return r.convert(ctx, info)
+}
+
+// writers is how many connections are used at a time beside the one that holds the
+// run: one worker, too, compares a table through one and writes through another.
+func (r *run) writers() int {
+	if _, ok := r.src.(source.Table); ok && r.opts.Incremental {
+		return max(r.opts.Workers, 2)
+	}
+	return r.opts.Workers
 }
 
 func (r *run) continues(s *dest.State) bool {

@@ -63,6 +63,10 @@ func readServer(ctx context.Context, q watermark.Querier, schema string) (*serve
 	return s, nil
 }
 
+// comparing is how many connections compare the destination with a table and
+// write to it meanwhile, beside the one that holds the run.
+const comparing = 2
+
 // check refuses a server that a run could not finish on.
 func (s *server) check(d *Destination, l *layout, workers int) error {
 	refuse := func(reason, hint string) error { return &dest.RefusedError{Reason: reason, Hint: hint} }
@@ -90,12 +94,12 @@ func (s *server) check(d *Destination, l *layout, workers int) error {
 		return refuse(fmt.Sprintf("user %q may not use the language plpgsql in %s, which zodb-pgjsonb needs for a trigger", s.role, d.Name()),
 			"CREATE EXTENSION plpgsql, or GRANT USAGE ON LANGUAGE plpgsql")
 	case s.free < workers+1+uploads:
-		what := count(int64(workers), "worker")
+		what := "this run"
 		if uploads > 0 {
 			what += " and the uploads to S3"
 		}
 		return refuse(fmt.Sprintf("PostgreSQL at %s has %d free connections, %d are needed for %s", d.connect.address(), max(s.free, 0), workers+1+uploads, what),
-			"use fewer workers (-w), or raise max_connections or the connection limit of database or role")
+			fmt.Sprintf("use fewer workers (-w), of which each takes one (to compare a RelStorage with the destination takes %d), or raise max_connections or the connection limit of database or role", comparing+1))
 	}
 	return nil
 }

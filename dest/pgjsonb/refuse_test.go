@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +143,7 @@ func TestOtherTablesOfTheSameNamesAreRefused(t *testing.T) {
 	}{
 		"of another program":       {"CREATE TABLE transaction_log (id int)", "no table"},
 		"only objects":             {"CREATE TABLE object_state (zoid bigint)", "no transaction_log"},
+		"of a RelStorage":          {"CREATE TABLE object_state (zoid bigint, tid bigint, state bytea)", "holds a RelStorage"},
 		"a view":                   {tables + "ALTER TABLE blob_state RENAME TO b; CREATE VIEW blob_state AS SELECT * FROM b", "not an ordinary table"},
 		"a missing column":         {tables + "ALTER TABLE object_state DROP COLUMN refs", "no column refs"},
 		"another type":             {tables + "ALTER TABLE object_state ALTER state TYPE json", "column state of object_state is json"},
@@ -165,6 +167,26 @@ func TestOtherTablesOfTheSameNamesAreRefused(t *testing.T) {
 	d.server.Exec(t, d.server.DSN(d.name()), tables+"GRANT ALL ON transaction_log, object_state, blob_state TO zope")
 	_, err := state(t, d.dsn, 1)
 	isRefused(t, err, "does not own")
+}
+
+func TestARelStorageInAnotherSchemaIsLeftAlone(t *testing.T) {
+	d := newDatabase(t)
+	d.exec(t, "CREATE TABLE object_state (zoid bigint PRIMARY KEY, tid bigint, state bytea); CREATE SEQUENCE zoid_seq; INSERT INTO object_state VALUES (0, 1, 'x'); CREATE SCHEMA new")
+	d.dsn += " options='-c search_path=new,public'"
+	for _, clear := range []bool{false, true} {
+		if _, err := run(t, d, desttest.Sample(false), false, func(p *dest.Plan) { p.Clear = clear }); err != nil {
+			t.Fatal(err)
+		}
+		for query, want := range map[string]string{
+			"SELECT count(*) FROM public.object_state":  "1",
+			"SELECT is_called FROM public.zoid_seq":     "f",
+			"SELECT count(*) > 0 FROM new.object_state": "t",
+		} {
+			if got := d.query(t, query); !slices.Equal(got, []string{want}) {
+				t.Errorf("%s: %q", query, got)
+			}
+		}
+	}
 }
 
 func TestSourcesThatCannotBeWrittenAreRefused(t *testing.T) {

@@ -81,14 +81,19 @@ func (l *layout) name(table string) string { return quote(l.schema, table) }
 // run are the tables of the run in this schema.
 func (l *layout) run() watermark.Tables { return watermark.In(l.schema) }
 
+// relStorageState is the oid of object_state if that is the one of a RelStorage,
+// which has a table of the same name.
+const relStorageState = `(SELECT a.attrelid FROM pg_catalog.pg_attribute a WHERE a.attrelid = to_regclass('object_state')
+	AND a.attname = 'state' AND a.atttypid = 'pg_catalog.bytea'::pg_catalog.regtype)`
+
 // readLayout finds the schema that the site will use, the way the site does: by
-// the search path.
+// the search path. A RelStorage further back there is in nobody's way.
 func readLayout(ctx context.Context, q watermark.Querier) (*layout, error) {
 	l := &layout{tables: map[string]*table{}}
 	var schema *string
 	err := q.QueryRow(ctx, `SELECT coalesce(
 		(SELECT n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = coalesce(to_regclass('transaction_log'), to_regclass('object_state'), to_regclass('zodb_convert_run'))),
+			WHERE c.oid = coalesce(to_regclass('transaction_log'), nullif(to_regclass('object_state')::oid, `+relStorageState+`), to_regclass('zodb_convert_run'))),
 		current_schema())`).Scan(&schema)
 	if err != nil {
 		return nil, fmt.Errorf("find the schema: %w", err)
@@ -155,6 +160,12 @@ func (l *layout) readTables(ctx context.Context, q watermark.Querier) error {
 
 // check refuses tables that are not those of zodb-pgjsonb as we know it.
 func (l *layout) check() error {
+	if t := l.tables[objectState]; t != nil && t.columns["state"].kind == "bytea" {
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("schema %q holds a RelStorage, which can be a source and is never written to", l.schema),
+			Hint:   "the destination needs a schema of its own: name another database, or another schema with options='-c search_path=NAME' in its dsn",
+		}
+	}
 	if !l.has(transactionLog) {
 		for _, name := range append(slices.Clone(core), history...) {
 			if l.has(name) {

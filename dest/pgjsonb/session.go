@@ -185,7 +185,11 @@ func (s *session) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := srv.check(s.dest, l, s.plan.Workers-1); err != nil { // the control connection is open
+	workers := s.plan.Workers
+	if _, ok := s.plan.Source.(source.Table); ok && s.plan.Continue {
+		workers = max(workers, comparing)
+	}
+	if err := srv.check(s.dest, l, workers-1); err != nil { // the control connection is open
 		return err
 	}
 	if err := l.check(); err != nil {
