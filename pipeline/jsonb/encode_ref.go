@@ -24,16 +24,19 @@ func (e *Encoder) persistent(b []byte, n *pickle.Node, depth int) []byte {
 		}
 		oid := &e.nodes[kids[0]]
 		if !isOID(oid) {
+			e.referCalled(oid)
 			break
 		}
-		e.refer(oid)
+		e.refer(oid, e.machine.Data(oid))
 		if len(kids) == 2 {
 			if b, ok := e.shortRef(b, oid, &e.nodes[kids[1]], depth); ok {
 				return b
 			}
 		}
 	case pickle.Bytes, pickle.Py2Str:
-		e.refer(id)
+		e.refer(id, e.machine.Data(id))
+	case pickle.Call:
+		e.referCalled(id)
 	}
 	return e.genericRef(b, pickle.Ref(n.A), depth)
 }
@@ -41,8 +44,7 @@ func (e *Encoder) persistent(b []byte, n *pickle.Node, depth int) []byte {
 func isOID(n *pickle.Node) bool { return n.Kind == pickle.Bytes || n.Kind == pickle.Py2Str }
 
 // refer adds an oid to the refs.
-func (e *Encoder) refer(oid *pickle.Node) {
-	data := e.machine.Data(oid)
+func (e *Encoder) refer(oid *pickle.Node, data []byte) {
 	if len(data) != oidSize {
 		return
 	}
@@ -54,6 +56,33 @@ func (e *Encoder) refer(oid *pickle.Node) {
 		e.row.Forms[RefInCallable]++
 	}
 	e.row.Refs = append(e.row.Refs, zoid)
+}
+
+// referCalled adds an oid that is a call of _codecs.encode, by which Python 3
+// writes bytes with protocol 2. Without it a pack would remove the object.
+func (e *Encoder) referCalled(n *pickle.Node) {
+	if n.Kind != pickle.Call || n.Made != pickle.ByReduce || !e.isGlobal(&e.nodes[n.A], "_codecs", "encode") {
+		return
+	}
+	args := &e.nodes[n.B]
+	if args.Kind != pickle.Tuple || args.B != 2 {
+		return
+	}
+	kids := e.machine.Kids(args)
+	text := &e.nodes[kids[0]]
+	if !isText(text) || !e.isTextOf(&e.nodes[kids[1]], "latin1") {
+		return
+	}
+	var oid [oidSize]byte
+	size := 0
+	for _, r := range string(e.machine.Data(text)) {
+		if size == oidSize || r > 0xff {
+			return
+		}
+		oid[size] = byte(r)
+		size++
+	}
+	e.refer(n, oid[:size])
 }
 
 // shortRef writes {"@ref":"oid"} or {"@ref":["oid","module.name"]}. The reader
