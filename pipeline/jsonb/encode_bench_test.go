@@ -101,7 +101,9 @@ func measure(b *testing.B, records [][]byte, do func([]byte)) {
 	}
 	// What the processor was kept busy for, because wall time says little on a
 	// machine that does other things, too.
-	b.ReportMetric(float64(b.N)*float64(size)/1e6/(cpuTime(b)-start), "MB/cpu-s")
+	seconds := cpuTime(b) - start
+	b.ReportMetric(float64(b.N)*float64(size)/1e6/seconds, "MB/cpu-s")
+	b.ReportMetric(float64(b.N)*float64(len(records))/seconds, "records/cpu-s")
 }
 
 func cpuTime(b *testing.B) float64 {

@@ -34,6 +34,7 @@ type sideBySide struct {
 	// shared tells that an object stood in several places, and that there are
 	// copies of it in the row; oldBytes that a Python 2 string became bytes.
 	shared, oldBytes bool
+	unchanging       int // states of objects that cannot change that the walk is in
 }
 
 // keyed is a pair of a dict.
@@ -62,7 +63,7 @@ func (s *sideBySide) same(record []byte, row *Stored) bool {
 		return false
 	}
 	s.text, s.at, s.keys = row.State, 0, s.keys[:0]
-	s.shared, s.oldBytes = false, false
+	s.shared, s.oldBytes, s.unchanging = false, false, 0
 	if shape := shapeOfBytes(row.Module, row.Name); shape != shapeless {
 		ok = s.btree(state, shape, 0)
 	} else {
@@ -195,6 +196,10 @@ func (s *sideBySide) value(id uint32, depth int) bool {
 		return s.bytes(s.trace.text(n))
 	case traceRef:
 		return s.ref(n)
+	case traceWeak:
+		return s.weak(n)
+	case traceBig:
+		return false // a number of any length
 	case traceGlobal:
 		return s.literal(`{"@cls": [`) && s.global(n) && s.literal("]}")
 	case traceTuple:
@@ -214,6 +219,9 @@ func (s *sideBySide) value(id uint32, depth int) bool {
 // meet notes that the walk came to an object that can change. A row has no
 // sharing outside of capsules: what is met again is a copy.
 func (s *sideBySide) meet(n *traceNode) {
+	if s.unchanging > 0 {
+		return
+	}
 	if n.flags&traceMet != 0 {
 		s.shared = true
 	}
@@ -364,6 +372,21 @@ func (s *sideBySide) ref(n *traceNode) bool {
 	}
 	s.scratch = append(append(append(s.scratch[:0], module...), '.'), name...)
 	return s.literal(`{"@ref": ["`) && s.hex(oid) && s.literal(`", `) && s.string(s.scratch) && s.literal("]}")
+}
+
+// weak compares ['w', (oid, ...)]. The oid is bytes, whatever Python 2 made of it.
+func (s *sideBySide) weak(n *traceNode) bool {
+	args := s.within(&s.nodes[s.within(&s.nodes[n.off])[1]])
+	if !s.literal(`{"@ref": ["w", {"@t": [`) || !s.bytes(s.trace.text(&s.nodes[args[0]])) {
+		return false
+	}
+	if len(args) == 2 {
+		name, ok := s.python3Text(&s.nodes[args[1]])
+		if !ok || !s.literal(", ") || !s.string(name) {
+			return false
+		}
+	}
+	return s.literal("]}]}")
 }
 
 // hex compares bytes with hexadecimal digits.

@@ -2,7 +2,7 @@ package jsonb
 
 import (
 	"bytes"
-	"strings"
+	"encoding/binary"
 )
 
 // This file is the part of the Judge's fast way for objects that a call or a class
@@ -11,18 +11,10 @@ import (
 // object compares what a call or a __new__ has made.
 func (s *sideBySide) object(n *traceNode, depth int) bool {
 	class, args := &s.nodes[n.off], &s.nodes[n.size]
-	s.meetObject(n, class)
-	if n.kind == traceCall && n.more == 0 {
-		switch string(s.trace.text(class)) {
-		case "datetime":
-			if s.moment(class, args) {
-				return true
-			}
-		case "decimal":
-			if string(s.name(class)) == "Decimal" && args.size == 1 && s.literal(`{"@dec": `) {
-				return s.decimalText(args) && s.literal("}")
-			}
-		}
+	if !s.cannotChange(class) {
+		s.meet(n)
+	} else if s.constant(n, class, args) {
+		return true
 	}
 	if n.more != 0 && args.size == 0 && s.literal(`{"@s": `) {
 		return s.instance(n, class, depth)
@@ -30,24 +22,68 @@ func (s *sideBySide) object(n *traceNode, depth int) bool {
 	return s.reduce(n, class, args, depth)
 }
 
-// meetObject is meet for objects, some of which cannot change.
-func (s *sideBySide) meetObject(n, class *traceNode) {
-	if n.flags&traceMet != 0 && !s.cannotChange(class) {
-		s.shared = true
-	}
-	n.flags |= traceMet
-}
-
 // cannotChange tells what symbol.mutable tells about instances of a class. Those
 // of builtins are not traced.
 func (s *sideBySide) cannotChange(class *traceNode) bool {
-	name := string(s.trace.text(class)) + "." + string(s.name(class))
-	for _, prefix := range immutableModules {
-		if strings.HasPrefix(name, prefix) {
+	module := s.trace.text(class)
+	for _, prefix := range immutableModules { // each ends with a dot
+		n := len(prefix) - 1
+		if len(module) >= n && string(module[:n]) == prefix[:n] && (len(module) == n || module[n] == '.') {
 			return true
 		}
 	}
 	return false
+}
+
+// constant compares values that have a short form. Where it returns false it has
+// taken nothing from the text.
+func (s *sideBySide) constant(n, class, args *traceNode) bool {
+	if n.room != 0 {
+		return false
+	}
+	from, ok := s.at, false
+	switch module := s.trace.text(class); {
+	case n.kind == traceCall && n.more == 0 && string(module) == "datetime":
+		ok = s.moment(class, s.within(args))
+	case n.kind == traceCall && n.more == 0 && string(module) == "decimal":
+		ok = string(s.name(class)) == "Decimal" && args.size == 1 && s.literal(`{"@dec": `) &&
+			s.decimalText(args) && s.literal("}")
+	case n.kind == traceNew && n.more != 0 && string(module) == "uuid":
+		ok = string(s.name(class)) == "UUID" && args.size == 0 && s.literal(`{"@uuid": "`) &&
+			s.uuid(&s.nodes[n.more]) && s.literal(`"}`)
+	}
+	if !ok {
+		s.at = from
+	}
+	return ok
+}
+
+// uuid compares the state of a UUID, which is a dict with its number alone.
+func (s *sideBySide) uuid(state *traceNode) bool {
+	if state.kind != traceDict || state.size != 2 {
+		return false
+	}
+	parts := s.within(state)
+	if !s.isText(parts[0], []byte("int")) {
+		return false
+	}
+	var raw [16]byte // the first byte comes first
+	switch n := &s.nodes[parts[1]]; {
+	case n.kind == traceInt && n.integer() >= 0:
+		binary.BigEndian.PutUint64(raw[8:], uint64(n.integer()))
+	case n.kind == traceBig && n.size <= 17:
+		text := s.trace.text(n)
+		if text[len(text)-1] >= 0x80 || len(text) == 17 && text[16] != 0 {
+			return false
+		}
+		for i, c := range text[:min(len(text), 16)] {
+			raw[15-i] = c
+		}
+	default:
+		return false
+	}
+	return s.hex(raw[:4]) && s.literal("-") && s.hex(raw[4:6]) && s.literal("-") && s.hex(raw[6:8]) &&
+		s.literal("-") && s.hex(raw[8:10]) && s.literal("-") && s.hex(raw[10:])
 }
 
 // instance compares an object that was made without arguments and given a state,
@@ -59,7 +95,7 @@ func (s *sideBySide) instance(n, class *traceNode, depth int) bool {
 	}
 	shape := shapeOfBytes(module, name)
 	switch {
-	case shape != shapeless && n.kind == traceCall:
+	case shape != shapeless && (n.kind == traceCall || n.room != 0):
 		return false
 	case shape != shapeless:
 		if !s.btree(n.more, shape, depth+1) {
@@ -67,16 +103,45 @@ func (s *sideBySide) instance(n, class *traceNode, depth int) bool {
 		}
 	case bytes.HasPrefix(s.text[s.at:], []byte(`{"@d"`)):
 		return false // pairs may be arguments of a constructor
-	case !s.value(n.more, depth+1):
+	case !s.state(n, class, depth+1):
 		return false
 	}
-	if !s.literal(`, "@cls": [`) || !s.global(class) {
-		return false
+	return s.literal(`, "@cls": [`) && s.global(class) && s.literal("]") &&
+		s.items(n, `, "@items": [`, depth+2) &&
+		(n.kind == traceNew || s.literal(`, "@newobj": false`)) &&
+		s.appends(n, `, "@appends": [`, depth+2) && s.literal("}")
+}
+
+// state compares the state of an object. In one that cannot change it makes no
+// difference whether two objects have it in common.
+func (s *sideBySide) state(n, class *traceNode, depth int) bool {
+	constant := s.cannotChange(class)
+	if constant {
+		s.unchanging++
 	}
-	if n.kind == traceCall {
-		return s.literal(`], "@newobj": false}`)
+	ok := s.value(n.more, depth)
+	if constant {
+		s.unchanging--
 	}
-	return s.literal("]}")
+	return ok
+}
+
+// items compares what was set on an object that is no dict, in its order.
+func (s *sideBySide) items(n *traceNode, open string, depth int) bool {
+	items := s.nodes[n.room].size
+	if n.room == 0 || items == 0 || s.nodes[items].size == 0 {
+		return true
+	}
+	return s.literal(open) && s.pairs(s.within(&s.nodes[items]), depth) && s.literal("]")
+}
+
+// appends compares what was appended to an object that is no list.
+func (s *sideBySide) appends(n *traceNode, open string, depth int) bool {
+	list := s.nodes[n.room].off
+	if n.room == 0 || list == 0 || s.nodes[list].size == 0 {
+		return true
+	}
+	return s.literal(open) && s.elements(s.within(&s.nodes[list]), depth) && s.literal("]")
 }
 
 // reduce compares an object with the general form of calls.
@@ -84,13 +149,13 @@ func (s *sideBySide) reduce(n, class, args *traceNode, depth int) bool {
 	if !s.literal(`{"@reduce": {"args": {"@t": [`) || !s.arguments(n, class, s.within(args), depth+2) || !s.literal("]}") {
 		return false
 	}
-	if n.more != 0 && (!s.literal(`, "state": `) || !s.value(n.more, depth+2)) {
+	if !s.items(n, `, "items": [`, depth+2) || n.more != 0 && (!s.literal(`, "state": `) || !s.state(n, class, depth+2)) {
 		return false
 	}
 	if n.kind == traceNew && !s.literal(`, "newobj": true`) {
 		return false
 	}
-	return s.literal(`, "callable": {"@cls": [`) && s.global(class) && s.literal("]}}}")
+	return s.appends(n, `, "appends": [`, depth+2) && s.literal(`, "callable": {"@cls": [`) && s.global(class) && s.literal("]}}}")
 }
 
 // arguments compares the arguments of a call. The payload of a date is bytes,
@@ -108,26 +173,19 @@ func (s *sideBySide) decimalText(args *traceNode) bool {
 	return ok && s.string(text)
 }
 
-// moment compares the types of datetime with their short forms. Where it returns
-// false it has taken nothing from the text.
-func (s *sideBySide) moment(class, args *traceNode) bool {
-	from := s.at
-	ids := s.within(args)
-	ok := false
+// moment compares the types of datetime with their short forms.
+func (s *sideBySide) moment(class *traceNode, args []uint32) bool {
 	switch string(s.name(class)) {
 	case "datetime":
-		ok = s.literal(`{"@dt": "`) && s.clock(ids, 10)
+		return s.literal(`{"@dt": "`) && s.clock(args, 10)
 	case "date":
-		ok = s.literal(`{"@date": "`) && len(ids) == 1 && s.clock(ids, 4)
+		return s.literal(`{"@date": "`) && len(args) == 1 && s.clock(args, 4)
 	case "time":
-		ok = s.literal(`{"@time": "`) && s.clock(ids, 6)
+		return s.literal(`{"@time": "`) && s.clock(args, 6)
 	case "timedelta":
-		ok = len(ids) == 3 && s.literal(`{"@td": [`) && s.integers(ids) && s.literal("]}")
+		return len(args) == 3 && s.literal(`{"@td": [`) && s.integers(args) && s.literal("]}")
 	}
-	if !ok {
-		s.at = from
-	}
-	return ok
+	return false
 }
 
 // integers compares integers that are given as a list.
@@ -199,7 +257,7 @@ func (s *sideBySide) digits(want, size int) bool {
 // zone compares a time zone of pytz, or an offset, up to the end of the object. A
 // time has no zone by name.
 func (s *sideBySide) zone(n *traceNode, named bool) bool {
-	if n.kind != traceCall || n.more != 0 {
+	if n.kind != traceCall || n.more != 0 || n.room != 0 {
 		return false
 	}
 	class, ids := &s.nodes[n.off], s.within(&s.nodes[n.size])
@@ -237,7 +295,7 @@ func (s *sideBySide) offset(class *traceNode, ids []uint32) (seconds int64, ok b
 		return 0, false
 	}
 	delta := &s.nodes[ids[0]]
-	if delta.kind != traceCall || delta.more != 0 {
+	if delta.kind != traceCall || delta.more != 0 || delta.room != 0 {
 		return 0, false
 	}
 	class, ids = &s.nodes[delta.off], s.within(&s.nodes[delta.size])
@@ -263,10 +321,10 @@ func (s *sideBySide) btree(id uint32, shape treeShape, depth int) bool {
 	}
 	switch {
 	case s.literal(`{"@kv": [`):
-		items, rest, ok := s.items(n, shape)
+		items, rest, ok := s.leaf(n, shape)
 		return ok && items.size%2 == 0 && s.pairs(s.within(items), depth+4) && s.nextLeaf(rest, depth)
 	case s.literal(`{"@ks": [`):
-		items, rest, ok := s.items(n, shape)
+		items, rest, ok := s.leaf(n, shape)
 		return ok && s.elements(s.within(items), depth+4) && s.nextLeaf(rest, depth)
 	case s.literal(`{"@first": `):
 		return s.children(n, depth)
@@ -274,8 +332,8 @@ func (s *sideBySide) btree(id uint32, shape treeShape, depth int) bool {
 	return s.value(id, depth)
 }
 
-// items finds the items of a node of a BTree, and what follows them in a leaf.
-func (s *sideBySide) items(n *traceNode, shape treeShape) (items *traceNode, rest []uint32, ok bool) {
+// leaf finds the items of a node of a BTree, and what follows them in a leaf.
+func (s *sideBySide) leaf(n *traceNode, shape treeShape) (items *traceNode, rest []uint32, ok bool) {
 	parts := s.within(n)
 	if shape == innerShape {
 		for range 2 {

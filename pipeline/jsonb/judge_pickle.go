@@ -46,16 +46,21 @@ const (
 	traceDict // parts are key, value, key, value
 	traceSet
 	traceFrozenSet
-	traceCall // off is the callable, size the tuple of arguments, more the state
+	traceCall // off is the callable, size the tuple of arguments, more the state, room the contents
 	traceNew  // the same for a class and its __new__
 	traceRef  // off is the persistent id
+	traceWeak // the same for a list that begins with 'w'
+	traceBig  // an integer beyond 64 bits: text is its two's complement
+	// traceContents are what was put into an object that is no list and no dict:
+	// off is a list of elements, size a dict of items, 0 for none.
+	traceContents
 )
 
 const (
 	// traceMet: the comparison has been at this node.
 	traceMet uint8 = 1 << iota
-	// traceFixed: a list whose elements went into a set, which would not see it
-	// change.
+	// traceFixed: a list whose elements went into something else, which would not
+	// see it change.
 	traceFixed
 )
 
@@ -63,7 +68,7 @@ type traceNode struct {
 	kind      traceKind
 	flags     uint8
 	off, size uint32
-	room      uint32 // of a list or dict: the part of parts that is reserved
+	room      uint32 // of a list or dict: how much of parts is reserved
 	more      uint32
 }
 
@@ -155,6 +160,8 @@ func (t *trace) scalar(op byte) bool {
 		return t.binary(4)
 	case 0x8a: // LONG1
 		return t.long()
+	case 'I', 'L': // INT, LONG
+		return t.written(op)
 	case 'G': // BINFLOAT
 		return t.fixed(traceFloat, 8)
 	case 'C': // SHORT_BINBYTES
@@ -207,6 +214,8 @@ func (t *trace) object(op byte) bool {
 		return t.made(traceCall)
 	case 0x81: // NEWOBJ
 		return t.made(traceNew)
+	case 'o', 'i': // OBJ, INST
+		return t.classic(op)
 	case 'b': // BUILD
 		return t.build()
 	case 'r': // LONG_BINPUT
@@ -217,10 +226,10 @@ func (t *trace) object(op byte) bool {
 		return t.keep(len(t.memo))
 	case 'p': // PUT
 		index, ok := t.decimal()
-		return ok && index >= 0 && t.keep(int(index))
+		return ok && t.keep(index)
 	case 'g': // GET
 		index, ok := t.decimal()
-		return ok && index >= 0 && t.again(int(index))
+		return ok && t.again(index)
 	}
 	return false
 }
@@ -287,11 +296,14 @@ func (t *trace) binary(size int) bool {
 	return ok && t.integer(int64(v))
 }
 
-// long is LONG1 with at most 64 bits.
+// long is LONG1.
 func (t *trace) long() bool {
 	size, ok := t.number(1)
-	if !ok || size > 8 || len(t.data)-t.pos < size {
+	if !ok || len(t.data)-t.pos < size {
 		return false
+	}
+	if size > 8 {
+		return t.fixed(traceBig, size)
 	}
 	var raw [8]byte
 	if copy(raw[:], t.data[t.pos:t.pos+size]); size > 0 && raw[size-1] >= 0x80 {
@@ -313,19 +325,56 @@ func (t *trace) line() (off, size int, ok bool) {
 	return t.pos - n - 1, n, true
 }
 
-// decimal reads a line of at most 9 digits.
-func (t *trace) decimal() (v int64, ok bool) {
+// decimal reads a line of digits, as the memo's indices are written.
+func (t *trace) decimal() (int, bool) {
 	off, size, ok := t.line()
-	if !ok || size == 0 || size > 9 {
+	if !ok || size == 0 || size > 9 || t.data[off] == '-' {
 		return 0, false
 	}
-	for _, c := range t.data[off : off+size] {
+	v, ok := decimalInteger(t.data[off : off+size])
+	return int(v), ok
+}
+
+// decimalInteger reads an integer of at most 18 digits.
+func decimalInteger(text []byte) (v int64, ok bool) {
+	negative := len(text) > 0 && text[0] == '-'
+	if negative {
+		text = text[1:]
+	}
+	if len(text) == 0 || len(text) > 18 {
+		return 0, false
+	}
+	for _, c := range text {
 		if c < '0' || c > '9' {
 			return 0, false
 		}
 		v = 10*v + int64(c-'0')
 	}
+	if negative {
+		v = -v
+	}
 	return v, true
+}
+
+// written is an integer in digits, which protocol 1 has for what is longer than 32
+// bits, and for bools.
+func (t *trace) written(op byte) bool {
+	off, size, ok := t.line()
+	if !ok {
+		return false
+	}
+	text := t.data[off : off+size]
+	switch {
+	case op == 'I' && string(text) == "00":
+		return t.push(traceNode{kind: traceFalse})
+	case op == 'I' && string(text) == "01":
+		return t.push(traceNode{kind: traceTrue})
+	}
+	if op == 'L' {
+		text = bytes.TrimSuffix(text, []byte("L"))
+	}
+	v, ok := decimalInteger(text)
+	return ok && t.integer(v)
 }
 
 func (t *trace) put(size int) bool {
@@ -403,19 +452,44 @@ func (t *trace) fillMarked(kind traceKind) bool {
 	return ok && t.fill(kind, from)
 }
 
-// fill puts what the stack holds from there on into the container below it.
+// fill puts what the stack holds from there on into the container or object below
+// it.
 func (t *trace) fill(kind traceKind, from int) bool {
 	added := len(t.stack) - from
 	if t.above() < added+1 || kind == traceDict && added%2 != 0 {
 		return false
 	}
-	n := &t.nodes[t.stack[from-1]]
+	into := t.stack[from-1]
+	if n := &t.nodes[into]; n.kind == traceCall || n.kind == traceNew {
+		into = t.contents(into, kind)
+	}
+	n := &t.nodes[into]
 	if n.kind != kind || n.flags&traceFixed != 0 {
 		return false
 	}
 	t.extend(n, t.stack[from:])
 	t.stack = t.stack[:from]
-	return true
+	return len(t.nodes) <= maxTraceNodes
+}
+
+// contents is the list or dict of what is put into an object.
+func (t *trace) contents(object uint32, kind traceKind) uint32 {
+	if t.nodes[object].room == 0 {
+		t.nodes[object].room = uint32(len(t.nodes))
+		t.nodes = append(t.nodes, traceNode{kind: traceContents})
+	}
+	n := &t.nodes[t.nodes[object].room]
+	at := &n.off
+	if kind == traceDict {
+		at = &n.size
+	}
+	if *at == 0 {
+		*at = uint32(len(t.nodes))
+		into := *at
+		t.nodes = append(t.nodes, traceNode{kind: kind})
+		return into
+	}
+	return *at
 }
 
 // extend adds parts to a list or dict. Where it has no room left, it moves behind
@@ -457,25 +531,43 @@ func (t *trace) global() bool {
 		room: uint32(name), more: uint32(nameSize)})
 }
 
-// reference makes a reference of (oid, class), the form in which nearly all are.
+// reference makes a reference of (oid, class), the form in which nearly all are,
+// or a weak one, ['w', (oid, ...)].
 func (t *trace) reference() bool {
 	if t.above() == 0 {
 		return false
 	}
 	id := t.stack[len(t.stack)-1]
 	n := &t.nodes[id]
-	if n.kind != traceTuple || n.size != 2 {
+	if n.size != 2 || n.kind != traceTuple && n.kind != traceList {
 		return false
 	}
+	t.stack = t.stack[:len(t.stack)-1]
 	parts := t.within(n)
+	if n.kind == traceList {
+		n.flags |= traceFixed
+		return t.isWeak(&t.nodes[parts[0]], &t.nodes[parts[1]]) && t.push(traceNode{kind: traceWeak, off: id})
+	}
 	oid, class := &t.nodes[parts[0]], &t.nodes[parts[1]]
-	if oid.kind != traceBytes && oid.kind != traceOld || oid.size != 8 ||
+	if oid.kind != traceBytes && oid.kind != traceOld || oid.size != oidSize ||
 		class.kind != traceGlobal && class.kind != traceNone {
 		return false
 	}
 	t.refs = append(t.refs, int64(binary.BigEndian.Uint64(t.text(oid))))
-	t.stack = t.stack[:len(t.stack)-1]
 	return t.push(traceNode{kind: traceRef, off: id})
+}
+
+// isWeak tells whether the parts of a persistent id are those of a weak reference.
+// Behind the oid there may be the name of a database.
+func (t *trace) isWeak(word, args *traceNode) bool {
+	if word.kind != traceText && word.kind != traceOld || string(t.text(word)) != "w" ||
+		args.kind != traceTuple || args.size < 1 || args.size > 2 {
+		return false
+	}
+	parts := t.within(args)
+	oid := &t.nodes[parts[0]]
+	return (oid.kind == traceBytes || oid.kind == traceOld) &&
+		(len(parts) == 1 || t.nodes[parts[1]].kind == traceText || t.nodes[parts[1]].kind == traceOld)
 }
 
 // made makes an object by a call or by __new__, or the set that a call makes.
@@ -493,8 +585,14 @@ func (t *trace) made(kind traceKind) bool {
 		switch module := t.text(class); string(module) {
 		case "builtins", "__builtin__":
 			return t.set(class, tuple)
-		case "_codecs", "zlib", "_struct", "_operator", "collections", "copy", "pickle", "_pickle", "types":
+		case "_codecs", "zlib", "_struct", "_operator", "copy", "pickle", "_pickle", "types":
 			return false // the Comparison may know what comes out
+		case "collections":
+			// Made with contents, they would count as if they were filled later.
+			name := string(t.name(class))
+			if tuple.size > 0 && (tuple.size > 1 || name != "defaultdict") {
+				return false
+			}
 		case "copyreg", "copy_reg":
 			if bytes.HasPrefix(t.name(class), []byte("__newobj")) {
 				return false
@@ -502,6 +600,26 @@ func (t *trace) made(kind traceKind) bool {
 		}
 	}
 	return t.push(traceNode{kind: kind, off: callable, size: args})
+}
+
+// classic makes an instance of an old-style class without a call, which is what
+// happens where there are no arguments.
+func (t *trace) classic(op byte) bool {
+	from, ok := t.popMark()
+	if !ok {
+		return false
+	}
+	if op == 'i' && !t.global() {
+		return false
+	}
+	if len(t.stack) != from+1 || t.nodes[t.stack[from]].kind != traceGlobal {
+		return false
+	}
+	class := t.stack[from]
+	t.stack = t.stack[:from]
+	args := uint32(len(t.nodes))
+	t.nodes = append(t.nodes, traceNode{kind: traceTuple})
+	return t.push(traceNode{kind: traceNew, off: class, size: args})
 }
 
 // set makes the set or frozenset of a list. The list itself is gone then.
