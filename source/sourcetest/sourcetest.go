@@ -40,6 +40,9 @@ type Case struct {
 	// Scratch opens the source on a copy whose blob files may be changed; nil if
 	// its blobs are no files.
 	Scratch func(t testing.TB) source.Source
+	// BytesOnly tests of a table what depends on the bytes of its records; it has
+	// nothing else that other cases have not.
+	BytesOnly bool
 	// Changing makes a copy of a table that may be changed; nil for a Log.
 	Changing func(t testing.TB) Changing
 
