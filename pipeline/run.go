@@ -370,7 +370,7 @@ func (r *run) catchUp(ctx context.Context, session dest.Session, loaded *source.
 
 // reconcile compares a table with the destination and makes them equal.
 func (r *run) reconcile(ctx context.Context, session dest.Session, src source.Table, info *source.Info) error {
-	r.startPhase(CatchingUp, info.Records)
+	r.startPhase(CatchingUp, 0) // how many keys there are, the comparison tells
 	err := r.compare(ctx, session, src, info)
 	r.endPhase(0)
 	// By now nothing reads the destination any more.

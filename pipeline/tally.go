@@ -62,7 +62,7 @@ func (t *tally) tell() {
 	totals := &t.run.report.Totals
 	t.run.events.send(Event{
 		Kind: Progress, Phase: t.phase,
-		Done: t.done, Total: t.total, Earlier: t.earlier,
+		Done: t.done, Total: t.total, Keys: t.keys, Earlier: t.earlier,
 		Objects: totals.Objects + totals.Revisions, Rejected: totals.Rejected,
 		BlobBytes: t.blobs.Load(), BlobTotal: t.blobTotal,
 	})

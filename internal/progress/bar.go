@@ -45,7 +45,7 @@ func (b *bar) draw(s Status) {
 	}
 	// At its full length the bar would count as finished and not be cleared.
 	b.shown.Set64(min(done, total-1))
-	text := string(s.Phase) + "  " + s.amount(done) + " of " + s.amount(total)
+	text := string(s.Phase) + "  " + s.of(done, total)
 	b.shown.Describe(clip(text+rates(s, room-barWidth-len(text)), room-barWidth))
 }
 

@@ -81,12 +81,12 @@ func (s *Status) work() (done, total int64) {
 	return s.Done + min(s.BlobBytes, s.BlobTotal), s.Total + s.BlobTotal
 }
 
-// amount is so much of the work, with its unit.
-func (s *Status) amount(n int64) string {
+// of tells how much of the work is done, with its unit.
+func (s *Status) of(done, total int64) string {
 	if s.Keys {
-		return Plural(n, "key")
+		return Count(done) + " of " + Plural(total, "key")
 	}
-	return Bytes(n)
+	return Bytes(done) + " of " + Bytes(total)
 }
 
 // RunningStep is a step that has started and is not done.

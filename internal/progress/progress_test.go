@@ -318,3 +318,34 @@ func TestFormats(t *testing.T) {
 		}
 	}
 }
+
+// The keys of a table are compared while blobs are written: neither are they
+// bytes, nor do bytes of blobs shorten the way to the last key.
+func TestKeysAreNotShownAsBytes(t *testing.T) {
+	var m meter
+	at := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	m.start(pipeline.Event{Phase: pipeline.CatchingUp, Time: at})
+	for i := range int64(100) {
+		at = at.Add(100 * time.Millisecond)
+		m.progress(pipeline.Event{Time: at, Keys: true, Done: (i + 1) * 500, Total: 200_000, BlobBytes: i * mb})
+	}
+	s := m.status(at)
+	if s.Left < 29*time.Second || s.Left > 31*time.Second {
+		t.Errorf("%v left, want 30s", s.Left)
+	}
+	var out bytes.Buffer
+	p := NewText(&out, false)
+	p.Update(s)
+	p.Report(s)
+	p.PhaseEnded(s)
+	NewJSON(&out, false).Update(s)
+	got := out.String()
+	for _, want := range []string{
+		"catch up 25%  50,000 of 200,000 keys  30s left\n", "  source    50,000 of 200,000 keys (25%)\n",
+		"catch up   10s, 50,000 keys, 99 MB of blobs\n", `"bytes":0,"total_bytes":0,"keys":50000,"total_keys":200000,`, `"bytes_per_second":0,`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}

@@ -65,7 +65,11 @@ func (t *Text) PhaseEnded(s Status) {
 	}
 	parts := []string{Duration(took)}
 	if s.Done > 0 {
-		parts = append(parts, s.amount(s.Done))
+		amount := Bytes(s.Done)
+		if s.Keys {
+			amount = Plural(s.Done, "key")
+		}
+		parts = append(parts, amount)
 		if s.Earlier > 0 {
 			parts = append(parts, Bytes(s.Earlier)+" of them earlier")
 		}
@@ -133,7 +137,7 @@ func (t *Text) Report(s Status) {
 
 // loaded tells how far a phase is that reads the source.
 func (t *Text) loaded(b *strings.Builder, s Status) {
-	fmt.Fprintf(b, "  source    %s of %s", s.amount(s.Done), s.amount(s.Total))
+	fmt.Fprintf(b, "  source    %s", s.of(s.Done, s.Total))
 	if s.BlobTotal == 0 {
 		fmt.Fprintf(b, " (%s)", percent(s))
 	}
@@ -186,7 +190,7 @@ func statusLine(s Status) string {
 		return fmt.Sprintf("%s  %s", s.Phase, running(s))
 	}
 	done, total := s.work()
-	return fmt.Sprintf("%s %s  %s of %s%s", s.Phase, percent(s), s.amount(done), s.amount(total), rates(s, 1000))
+	return fmt.Sprintf("%s %s  %s%s", s.Phase, percent(s), s.of(done, total), rates(s, 1000))
 }
 
 // running tells about a phase without a total.
