@@ -93,8 +93,13 @@ func (e *Encoder) rareValue(b []byte, n *pickle.Node, depth int) []byte {
 // checkDepth rejects what stands deeper than a reader goes.
 func (e *Encoder) checkDepth(n *pickle.Node, depth int) {
 	if depth > maxDepth {
-		e.instead(CapsuleDepth, n, "it is nested more than %d levels deep", maxDepth)
+		e.tooDeep(n)
 	}
+}
+
+// tooDeep is apart so that checkDepth costs no call.
+func (e *Encoder) tooDeep(n *pickle.Node) {
+	e.instead(CapsuleDepth, n, "it is nested more than %d levels deep", maxDepth)
 }
 
 // enter begins a container whose parts stand at the given depth.
