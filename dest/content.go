@@ -107,7 +107,8 @@ type ObjectStore interface {
 	// of -1 if there is none. read is told of bytes as they come.
 	Hash(ctx context.Context, key string, read func(n int64)) (size int64, sum [sha256.Size]byte, err error)
 	// List calls fn for every object that may be a blob, by key, without the
-	// prefix.
+	// prefix. A *RefusedError says that it is not allowed, which concerns nothing
+	// else.
 	List(ctx context.Context, fn func(key string, size int64) error) error
 }
 

@@ -271,6 +271,10 @@ func (r *run) listObjects(ctx context.Context) error {
 			}
 			return r.tally.declare(Difference{Kind: OrphanObject, Path: key, Destination: size(length), Reason: "no row of blob_state names this object"})
 		})
+		if refused := (*dest.RefusedError)(nil); errors.As(err, &refused) {
+			r.result.Notes = append(r.result.Notes, "objects in S3 that no row names were not looked for: "+refused.Error())
+			err = nil
+		}
 		for err == nil && some { // missing objects were found with their blobs
 			_, some = <-named
 		}

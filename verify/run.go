@@ -72,7 +72,11 @@ func (r *run) run(ctx context.Context) (err error) {
 	if err := r.align(ctx); err != nil {
 		return err
 	}
-	faults, err := r.content.Schema(ctx, r.info.MaxOID)
+	highest := r.info.MaxOID
+	if _, table := r.src.(source.Table); table && r.result.NotConverted > 0 {
+		highest = 0 // it may be that of an object that is not converted yet
+	}
+	faults, err := r.content.Schema(ctx, highest)
 	if err != nil {
 		return err
 	}

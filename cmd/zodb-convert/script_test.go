@@ -84,6 +84,7 @@ func TestScripts(t *testing.T) {
 //	objects KEY...       the bucket must hold exactly these
 //	spoil KEY            replaces an object by another one of the same size
 //	drop KEY             removes it
+//	list                 lets the user list the bucket, too
 func TestS3Scripts(t *testing.T) {
 	runScripts(t, "testdata/s3", s3Environment(t), s3Commands(t))
 }
@@ -122,6 +123,9 @@ func s3Commands(t *testing.T) map[string]scriptCommand {
 				data := server.Get(t, ts.Getenv("S3_BUCKET"), key)
 				server.Put(t, ts.Getenv("S3_BUCKET"), key, bytes.Repeat([]byte("?"), len(data)), nil)
 			}
+		},
+		"list": func(ts *testscript.TestScript, neg bool, _ []string) {
+			server.Allow(t, ts.Getenv("S3_BUCKET"), ts.Getenv("S3_ACCESS"), "s3:*", "s3:ListBucket")
 		},
 		"drop": func(ts *testscript.TestScript, neg bool, keys []string) {
 			for _, key := range keys {

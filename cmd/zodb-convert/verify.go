@@ -287,6 +287,9 @@ func verifyText(r *verify.Result, o *verifyOptions) string {
 		}
 		row(key, "%s %s %s", progress.Count(c.Count), c.Kind, c.Class)
 	}
+	for _, n := range r.Notes {
+		row("note", "%s", n)
+	}
 	if r.Differences == 0 {
 		row("differences", "none")
 		return b.String()

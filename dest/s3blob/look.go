@@ -25,10 +25,11 @@ func (c contents) Name() string { return c.store.Name() }
 
 // Look asks by HEAD.
 func (c contents) Look(ctx context.Context, key string) (*dest.Object, error) {
-	out, err := c.store.head(ctx, opLook, c.store.FullKey(key))
+	out, err := c.store.look(ctx, key)
 	if err != nil || out == nil {
 		return nil, err
 	}
+	c.store.headed.Store(true)
 	o := &dest.Object{Size: length(out), SHA256: strings.ToLower(metadata(out, digestKey))}
 	sum, parts, several := strings.Cut(strings.ToLower(unquote(out.ETag)), "-")
 	if isMD5(sum) {
@@ -93,6 +94,10 @@ func (c contents) List(ctx context.Context, fn func(key string, size int64) erro
 			page, err = s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &s.config.Bucket, Prefix: &prefix, ContinuationToken: next})
 			return err
 		}})
+		if isStatus(err, http.StatusForbidden) {
+			return &dest.RefusedError{Reason: fmt.Sprintf("the credentials may not list %s", s.Name()),
+				Hint: "allow s3:ListBucket on the bucket " + s.Bucket(), Cause: err}
+		}
 		if err != nil {
 			return err
 		}
