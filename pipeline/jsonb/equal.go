@@ -35,6 +35,10 @@ type Comparison struct {
 	// MaxMemory bounds what the graphs of both records may take, in bytes,
 	// roughly; 0 is 1 GiB.
 	MaxMemory int64
+
+	// copies is IgnoreSharing for the first record only: what is one object there
+	// may be several in the second, but not the other way round.
+	copies bool
 }
 
 // Equal compares two records strictly. It returns a path to the first
@@ -98,8 +102,7 @@ type walk struct {
 	keys        keys
 	path        []step
 	difference  string
-	// The parts of difference; before and after only where it is that one value
-	// became another.
+	// The parts of difference; before and after only where each side has something.
 	where, what   string
 	before, after string
 	err           error
@@ -154,8 +157,13 @@ func (w *walk) differ(format string, args ...any) bool {
 	}
 	w.where, w.what = path.String(), fmt.Sprintf(format, args...)
 	w.difference = w.where + ": " + w.what
-	if format == became {
+	switch n := len(args); n {
+	case 2: // a value, key or element on each side
 		w.before, w.after = fmt.Sprint(args[0]), fmt.Sprint(args[1])
+	case 3: // a number on each side
+		w.before, w.after = fmt.Sprintf("%v with %v", args[0], args[1]), fmt.Sprintf("with %v", args[2])
+	case 4: // a container and its size on each side
+		w.before, w.after = fmt.Sprintf("%v of %v", args[0], args[1]), fmt.Sprintf("%v of %v", args[2], args[3])
 	}
 	return false
 }
@@ -246,9 +254,10 @@ func (w *walk) same(a, b *symbol) bool {
 	return w.sameContents(kind, a, b) && w.sameExtras(a, b)
 }
 
-// sameIdentity pairs two objects, if neither is the partner of another one.
+// sameIdentity pairs two objects, if neither is the partner of another one. Where
+// copies are allowed, the first may be.
 func (w *walk) sameIdentity(a, b *symbol) bool {
-	if _, found := w.left[a]; found {
+	if _, found := w.left[a]; found && !w.copies {
 		return w.differ("%s shared in the first record, separate objects in the second", a.describe())
 	}
 	if _, found := w.right[b]; found {

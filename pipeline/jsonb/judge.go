@@ -109,7 +109,7 @@ func (j *Judge) compareGraphs(record []byte, row *Stored) Verdict {
 		_ = w.records(class, state, storedClass, storedState) // w.err
 		return w
 	}
-	w := walk(Comparison{IgnoreSharing: true, OldStringsAreBytes: true})
+	w := walk(Comparison{copies: true, OldStringsAreBytes: true})
 	switch {
 	case w.err != nil:
 		return Verdict{Outcome: Unknown, Err: w.err}
@@ -157,7 +157,7 @@ func deviations(walk func(Comparison) *walk) Verdict {
 	if w := walk(Comparison{OldStringsAreBytes: true}); w.err != nil || w.difference != "" {
 		v.Deviations = append(v.Deviations, SharedCopied)
 	}
-	if w := walk(Comparison{IgnoreSharing: true}); w.err != nil || w.difference != "" {
+	if w := walk(Comparison{copies: true}); w.err != nil || w.difference != "" {
 		v.Deviations = append(v.Deviations, Python2Bytes)
 	}
 	return v

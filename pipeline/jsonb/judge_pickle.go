@@ -110,50 +110,59 @@ func (t *trace) run() (node uint32, ok bool) {
 	for t.pos < len(t.data) {
 		op := t.data[t.pos]
 		t.pos++
-		switch op {
-		case 'q': // BINPUT
-			ok = t.put(1)
-		case 'h': // BINGET
-			ok = t.get(1)
-		case 'X': // BINUNICODE
-			ok = t.counted(traceText, 4)
-		case 'U': // SHORT_BINSTRING
-			ok = t.counted(traceOld, 1)
-		case '(': // MARK
-			t.marks = append(t.marks, uint32(len(t.stack)))
-			ok = true
-		case 'N':
-			ok = t.push(traceNode{kind: traceNone})
-		case 'K': // BININT1
-			ok = t.binary(1)
-		case 'u': // SETITEMS
-			ok = t.fillMarked(traceDict)
-		case 't': // TUPLE
-			ok = t.marked(traceTuple)
-		case 0x85, 0x86, 0x87: // TUPLE1 to TUPLE3
-			ok = t.tuple(int(op) - 0x84)
-		case '.': // STOP
+		if op == '.' { // STOP
 			if len(t.stack) != 1 || len(t.marks) != 0 {
 				return 0, false
 			}
 			return t.stack[0], true
-		default:
-			ok = t.scalar(op)
 		}
-		if !ok {
+		if !t.step(op) {
 			return 0, false
 		}
 	}
 	return 0, false
 }
 
-// scalar executes the opcodes of values without parts.
-func (t *trace) scalar(op byte) bool {
+// step executes one opcode. It is one switch, which becomes one jump.
+func (t *trace) step(op byte) bool {
 	switch op {
-	case 0x88:
+	case 'q': // BINPUT
+		if t.pos == len(t.data) {
+			return false
+		}
+		t.pos++
+		return t.keep(int(t.data[t.pos-1]))
+	case 'h': // BINGET
+		if t.pos == len(t.data) {
+			return false
+		}
+		t.pos++
+		return t.again(int(t.data[t.pos-1]))
+	case '(': // MARK
+		t.marks = append(t.marks, uint32(len(t.stack)))
+		return true
+
+	case 'X': // BINUNICODE
+		return t.counted(traceText, 4)
+	case 0x8c: // SHORT_BINUNICODE
+		return t.counted(traceText, 1)
+	case 'U': // SHORT_BINSTRING
+		return t.counted(traceOld, 1)
+	case 'T': // BINSTRING
+		return t.counted(traceOld, 4)
+	case 'C': // SHORT_BINBYTES
+		return t.counted(traceBytes, 1)
+	case 'B': // BINBYTES
+		return t.counted(traceBytes, 4)
+
+	case 'N': // NONE
+		return t.push(traceNode{kind: traceNone})
+	case 0x88: // NEWTRUE
 		return t.push(traceNode{kind: traceTrue})
-	case 0x89:
+	case 0x89: // NEWFALSE
 		return t.push(traceNode{kind: traceFalse})
+	case 'K': // BININT1
+		return t.binary(1)
 	case 'M': // BININT2
 		return t.binary(2)
 	case 'J': // BININT
@@ -164,48 +173,30 @@ func (t *trace) scalar(op byte) bool {
 		return t.written(op)
 	case 'G': // BINFLOAT
 		return t.fixed(traceFloat, 8)
-	case 'C': // SHORT_BINBYTES
-		return t.counted(traceBytes, 1)
-	case 'B': // BINBYTES
-		return t.counted(traceBytes, 4)
-	case 'T': // BINSTRING
-		return t.counted(traceOld, 4)
-	case 0x8c: // SHORT_BINUNICODE
-		return t.counted(traceText, 1)
-	case 0x80: // PROTO
-		return t.skip(1)
-	case 0x95: // FRAME
-		return t.skip(8)
-	}
-	return t.container(op)
-}
 
-// container executes the opcodes of lists, dicts and tuples.
-func (t *trace) container(op byte) bool {
-	switch op {
-	case ']':
+	case ']': // EMPTY_LIST
 		return t.push(traceNode{kind: traceList})
-	case '}':
+	case '}': // EMPTY_DICT
 		return t.push(traceNode{kind: traceDict})
-	case ')':
+	case ')': // EMPTY_TUPLE
 		return t.push(traceNode{kind: traceTuple})
+	case 0x85, 0x86, 0x87: // TUPLE1 to TUPLE3
+		return t.tuple(int(op) - 0x84)
+	case 't': // TUPLE
+		return t.marked(traceTuple)
 	case 'l': // LIST
 		return t.marked(traceList)
 	case 'd': // DICT
 		return t.marked(traceDict)
+	case 'u': // SETITEMS
+		return t.fillMarked(traceDict)
 	case 'e': // APPENDS
 		return t.fillMarked(traceList)
-	case 'a': // APPEND
-		return t.fill(traceList, len(t.stack)-1)
 	case 's': // SETITEM
 		return t.fill(traceDict, len(t.stack)-2)
-	}
-	return t.object(op)
-}
+	case 'a': // APPEND
+		return t.fill(traceList, len(t.stack)-1)
 
-// object executes the opcodes of objects and of the memo.
-func (t *trace) object(op byte) bool {
-	switch op {
 	case 'c': // GLOBAL
 		return t.global()
 	case 'Q': // BINPERSID
@@ -218,18 +209,26 @@ func (t *trace) object(op byte) bool {
 		return t.classic(op)
 	case 'b': // BUILD
 		return t.build()
+
 	case 'r': // LONG_BINPUT
-		return t.put(4)
+		index, ok := t.number(4)
+		return ok && t.keep(index)
 	case 'j': // LONG_BINGET
-		return t.get(4)
-	case 0x94: // MEMOIZE
-		return t.keep(len(t.memo))
+		index, ok := t.number(4)
+		return ok && t.again(index)
 	case 'p': // PUT
 		index, ok := t.decimal()
 		return ok && t.keep(index)
 	case 'g': // GET
 		index, ok := t.decimal()
 		return ok && t.again(index)
+	case 0x94: // MEMOIZE
+		return t.keep(len(t.memo))
+
+	case 0x80: // PROTO
+		return t.skip(1)
+	case 0x95: // FRAME
+		return t.skip(8)
 	}
 	return false
 }
@@ -279,6 +278,7 @@ func (t *trace) fixed(kind traceKind, size int) bool {
 	return t.push(traceNode{kind: kind, off: uint32(t.pos - size), size: uint32(size)})
 }
 
+// counted pushes a node whose text stands behind its size.
 func (t *trace) counted(kind traceKind, digits int) bool {
 	size, ok := t.number(digits)
 	return ok && t.fixed(kind, size)
@@ -377,11 +377,6 @@ func (t *trace) written(op byte) bool {
 	return ok && t.integer(v)
 }
 
-func (t *trace) put(size int) bool {
-	index, ok := t.number(size)
-	return ok && t.keep(index)
-}
-
 // keep puts the top of the stack into the memo. Picklers count up from 0 or 1.
 func (t *trace) keep(index int) bool {
 	if t.above() == 0 {
@@ -403,11 +398,6 @@ func (t *trace) keep(index int) bool {
 	}
 	t.memo = append(t.memo, top)
 	return true
-}
-
-func (t *trace) get(size int) bool {
-	index, ok := t.number(size)
-	return ok && t.again(index)
 }
 
 func (t *trace) again(index int) bool {

@@ -3,12 +3,14 @@ package jsonb
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -242,6 +244,113 @@ func TestJudgeIsNeverCertainOfADifference(t *testing.T) {
 	t.Logf("%v, %d differ", &a, found)
 	if found < rounds/2 {
 		t.Errorf("only %d of %d changes made a difference", found, rounds)
+	}
+}
+
+// TestJudgeIsNeverCertainOfAnotherRecord changes a byte or two of a record and
+// judges the row of the record before.
+func TestJudgeIsNeverCertainOfAnotherRecord(t *testing.T) {
+	records := vectorRecords(t)
+	for _, name := range []string{"plone.fs", "py2-site.fs", "odd.fs"} {
+		records = append(records, databaseRecords(t, "../../testdata/"+name)...)
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	var a agreement
+	a.slow.MaxMemory = 16 << 20
+	outcomes := map[Outcome]int{}
+	rounds := 20_000
+	if testing.Short() {
+		rounds = 2000
+	}
+	for range rounds {
+		c := records[random.IntN(len(records))]
+		if len(c.record) > 5000 {
+			continue
+		}
+		c.label += " of a changed record"
+		c.record = slices.Clone(c.record)
+		for range 1 + random.IntN(2) {
+			at := random.IntN(len(c.record))
+			switch random.IntN(4) {
+			case 0:
+				c.record[at] = "()NKXUt}u]eqhcQRb.\x81\x85\x86\x87\x88as0"[random.IntN(26)]
+			case 1:
+				c.record[at] ^= 1 << random.IntN(8)
+			case 2:
+				c.record = slices.Delete(c.record, at, at+1)
+			default:
+				c.record = slices.Insert(c.record, at, c.record[random.IntN(len(c.record))])
+			}
+			if len(c.record) == 0 {
+				break
+			}
+		}
+		outcomes[a.check(t, &c).Outcome]++
+	}
+	t.Logf("%v, outcomes %v", &a, outcomes)
+}
+
+func TestJudgeTells(t *testing.T) {
+	capsule := func(pickle string) string {
+		return `{"@reduce": {"args": {"@t": [{"@b": "` + base64.StdEncoding.EncodeToString([]byte(pickle)) +
+			`"}]}, "callable": {"@cls": ["pickle", "loads"]}}}`
+	}
+	const ref = "C\x08\x00\x00\x00\x00\x00\x00\x00\x05cm\nC\n\x86Q."
+	cases := []struct {
+		name, record, state string
+		refs                []int64
+		want                Verdict
+	}{
+		{name: "same", record: "}X\x01\x00\x00\x00aK\x01s.", state: `{"a": 1}`},
+		{name: "a digit", record: "}X\x01\x00\x00\x00aK\x01s.", state: `{"a": 2}`,
+			want: Verdict{Outcome: Different, What: "value", Path: `[str "a"]`, Source: "int 1", Stored: "int 2"}},
+		{name: "a key", record: "}X\x01\x00\x00\x00aK\x01s.", state: `{"b": 1}`,
+			want: Verdict{Outcome: Different, What: "value", Path: "/", Source: `str "a"`, Stored: `str "b"`}},
+		{name: "a type", record: "K\x01.", state: "1.0",
+			want: Verdict{Outcome: Different, What: "value", Path: "/", Source: "int 1", Stored: "float 1 (3ff0000000000000)"}},
+		{name: "a marker", record: "(K\x01t.", state: "[1]",
+			want: Verdict{Outcome: Different, What: "value", Path: "/", Source: "tuple", Stored: "list"}},
+		{name: "an element", record: "](K\x01K\x02e.", state: "[1]",
+			want: Verdict{Outcome: Different, What: "value", Path: "/", Source: "list of 2", Stored: "list of 1"}},
+		{name: "a part that was shared", record: "(]q\x00h\x00t.", state: `{"@t": [[], []]}`,
+			want: Verdict{Outcome: Deviating, Deviations: []Form{SharedCopied}}},
+		{name: "parts that were separate", record: "(]]t.", state: capsule("(]q\x00h\x00t."),
+			want: Verdict{Outcome: Different, What: "value", Path: "[1]"}},
+		{name: "a capsule that keeps what is shared", record: "(]q\x00h\x00t.", state: capsule("(]q\x00h\x00t.")},
+		{name: "text of Python 2", record: "U\x02ab.", state: `"ab"`},
+		{name: "bytes of Python 2", record: "U\x01\xe9.", state: `{"@b": "6Q=="}`,
+			want: Verdict{Outcome: Deviating, Deviations: []Form{Python2Bytes}}},
+		{name: "both", record: "(U\x01\xe9]q\x00h\x00t.", state: `{"@t": [{"@b": "6Q=="}, [], []]}`,
+			want: Verdict{Outcome: Deviating, Deviations: []Form{SharedCopied, Python2Bytes}}},
+		{name: "a reference", record: ref, state: `{"@ref": ["0000000000000005", "m.C"]}`, refs: []int64{5}},
+		{name: "a reference twice", record: ref, state: `{"@ref": ["0000000000000005", "m.C"]}`, refs: []int64{5, 5}},
+		{name: "a reference to another object", record: ref, state: `{"@ref": ["0000000000000006", "m.C"]}`, refs: []int64{5},
+			want: Verdict{Outcome: Different, What: "value", Path: "/pid[0]",
+				Source: `bytes b"\x00\x00\x00\x00\x00\x00\x00\x05"`, Stored: `bytes b"\x00\x00\x00\x00\x00\x00\x00\x06"`}},
+		{name: "a reference that pack does not see", record: ref, state: `{"@ref": ["0000000000000005", "m.C"]}`,
+			want: Verdict{Outcome: Different, What: "refs", Path: "refs", Source: "0x0000000000000005", Stored: "no reference"}},
+		{name: "a reference too many", record: "N.", state: "null", refs: []int64{7},
+			want: Verdict{Outcome: Different, What: "refs", Path: "refs", Source: "no reference", Stored: "0x0000000000000007"}},
+		{name: "no state", record: "N.",
+			want: Verdict{Outcome: Different, What: "unreadable", Path: "/", Source: "None", Stored: "NULL"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var j Judge
+			row := Stored{Module: []byte("m"), Name: []byte("C"), Refs: c.refs}
+			if c.state != "" {
+				row.State = []byte(c.state)
+			}
+			got := j.Compare(withClass(c.record), &row)
+			got.Err = nil
+			if !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got  %+v\nwant %+v", got, c.want)
+			}
+			graphs := j.compareGraphs(withClass(c.record), &row)
+			if graphs.Err = nil; !reflect.DeepEqual(graphs, c.want) {
+				t.Errorf("by the graphs %+v\nwant %+v", graphs, c.want)
+			}
+		})
 	}
 }
 
@@ -773,6 +882,30 @@ func FuzzJudge(f *testing.F) {
 		}
 		if v := j.compareGraphs(record, &row); v.Outcome == Different || v.Outcome == Unknown && bytes.Contains([]byte(v.Err.Error()), []byte("read")) {
 			t.Errorf("the fast way is certain, the graphs find %+v", v)
+		}
+	})
+}
+
+// FuzzJudgeOfEncoded takes a record, and judges the row that the encoder makes of
+// it: both ways must find the same, and nothing that no conversion declares.
+func FuzzJudgeOfEncoded(f *testing.F) {
+	for _, c := range vectorRecords(f) {
+		if len(c.record) < 2000 {
+			f.Add(c.record)
+		}
+	}
+	for seed := range 200 {
+		f.Add(randomRecord(rand.New(rand.NewPCG(uint64(seed), 9))))
+	}
+	f.Fuzz(func(t *testing.T, record []byte) {
+		c, ok := encodedFor(t, NewEncoder(Options{MaxExpanded: 1 << 20}), "", record)
+		if !ok {
+			return
+		}
+		var a agreement
+		a.slow.MaxMemory = 64 << 20
+		if v := a.check(t, &c); v.Outcome == Different {
+			t.Errorf("%+v\n  %.500s", v, c.row.State)
 		}
 	})
 }
