@@ -362,6 +362,7 @@ func (w *writer) remove(oid zodb.OID, tid zodb.TID) {
 // are empty then.
 func (w *writer) pack(oids []zodb.OID) {
 	w.exec("UPDATE object_state SET prev_tid = 0")
+	w.exec("UPDATE %s SET packed = 1 = 1 WHERE tid > 0 AND tid < (SELECT MAX(tid) FROM object_state)", w.p.transaction())
 	for _, oid := range oids {
 		w.exec("DELETE FROM object_state WHERE zoid = %d AND tid NOT IN (SELECT tid FROM current_object WHERE zoid = %d)", oid, oid)
 	}

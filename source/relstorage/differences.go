@@ -151,6 +151,10 @@ func (d *differ) room(ctx context.Context, bytes int64) error {
 
 // transactions compares them.
 func (d *differ) transactions(ctx context.Context, have iter.Seq2[zodb.TID, error]) error {
+	unpacked, err := d.unpacked(ctx)
+	if err != nil {
+		return err
+	}
 	next, stop := iter.Pull2(have)
 	defer stop()
 	there, err, ok := next()
@@ -160,6 +164,10 @@ func (d *differ) transactions(ctx context.Context, have iter.Seq2[zodb.TID, erro
 		there, err, ok = next()
 	}
 	gone := func() error {
+		if unpacked > 0 && int64(there) > unpacked && int64(there) <= d.sc.highest {
+			return &source.ForeignError{TID: there, Problem: fmt.Sprintf("has a transaction %v that the source does not have, and that no pack has removed there, since those from %v on are not packed: somebody else has written to it",
+				there, zodb.TID(unpacked))}
+		}
 		if int64(there) > d.sc.highest {
 			return &source.ForeignError{TID: there, Problem: fmt.Sprintf("has a transaction %v, which is newer than the newest of the source (%v): somebody else has written to it, or the source was set back", there, zodb.TID(d.sc.highest))}
 		}
@@ -208,6 +216,22 @@ func (d *differ) transactions(ctx context.Context, have iter.Seq2[zodb.TID, erro
 		return &source.ForeignError{Problem: fmt.Sprintf("has %d transactions, none of which the source has: it was converted from another database, or somebody else has written to it", seen)}
 	}
 	return err
+}
+
+// unpacked is the first transaction of the source that was never packed, 0 if
+// nothing tells. A pack goes from the oldest transaction on, marks each, and
+// removes what is empty of them; nothing else removes a transaction. So one above
+// this that a destination has, and the source has not, never was in the source,
+// also if the source has gone on beyond it.
+func (d *differ) unpacked(ctx context.Context) (tid int64, err error) {
+	if _, ok := d.s.tables["transaction"]["packed"]; !d.sc.q.history || !ok {
+		return 0, nil
+	}
+	err = d.v.do(ctx, func(c conn) error {
+		tid, err = number(ctx, c, "SELECT MIN(tid) FROM "+d.sc.q.d.transaction+" WHERE tid > 0 AND NOT packed")
+		return err
+	})
+	return tid, d.s.failed("look for what was packed", err)
 }
 
 // headerPage asks for the next transactions, unless something failed before.
