@@ -30,6 +30,7 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitRejects     = 3
+	exitDifferences = 4
 	exitInterrupted = 130
 )
 
@@ -38,6 +39,7 @@ const exitStatus = `EXIT STATUS
   1    failed or refused; the message says why and what to do
   2    the command line or CONFIG is wrong; nothing was touched
   3    done, but for rejected records or missing blobs that flags accepted
+  4    verify has found differences
   130  interrupted; --incremental goes on
 `
 

@@ -30,8 +30,7 @@ import (
 
 const convertHelp = `Move a ZODB (FileStorage, RelStorage) into zodb-pgjsonb: JSON in PostgreSQL.
 Usage: zodb-convert [flags] CONFIG          CONFIG is TOML or ZConfig
-       zodb-convert status [--json] CONFIG  what an interrupted run has done
-       zodb-convert init [--from FILE]      print a CONFIG to begin with
+       zodb-convert verify|status|init      compare; see how far; draft a CONFIG
        zodb-convert --upload-blobs MANIFEST [flags] [CONFIG]
 
 `

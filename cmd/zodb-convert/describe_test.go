@@ -105,7 +105,7 @@ func TestManualPageHasEveryFlagKeyCommandAndExitCode(t *testing.T) {
 		}
 	}
 	codes := part(t, page, "EXIT STATUS")
-	for _, code := range []string{"0", "1", "2", "3", "130"} {
+	for _, code := range []string{"0", "1", "2", "3", "4", "130"} {
 		if !strings.Contains(codes, ".TP\n\\fB"+code+"\\fR\n") {
 			t.Errorf("exit code %s is missing", code)
 		}

@@ -96,6 +96,7 @@ var manExamples = []manItem{
 	{"zodb-convert --rejects rejects.jsonl --incremental migrate.toml", "Finish although records are rejected, and list them."},
 	{"zodb-convert --deferred-blobs blobs.tsv migrate.toml", "Convert without uploading blobs ..."},
 	{"zodb-convert --upload-blobs blobs.tsv migrate.toml", "... and upload them later."},
+	{"zodb-convert verify migrate.toml", "Compare the destination with the source, object by object."},
 	{"zodb-convert status migrate.toml", "See how far an interrupted run came."},
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/internal/zconfig/storage"
+	"github.com/zodb-convert/zodb-convert/verify"
 )
 
 var update = flag.Bool("update", false, "write docs/reference.md and the results in the scripts anew")
@@ -36,6 +37,9 @@ func TestReferenceIsWhatTheProgramSays(t *testing.T) {
 		"help":        fence(helpOf(t)),
 		"status-help": fence(helpOf(t, "status")),
 		"init-help":   fence(helpOf(t, "init")),
+		"verify-help": fence(helpOf(t, "verify")),
+		"verify-json": fieldsOf(verify.Result{}) + "\nEach of `kinds` and `declared`:\n\n" + fieldsOf(verify.Count{}) +
+			"\nEach of `first`, and each line of `--report`:\n\n" + fieldsOf(verify.Difference{}),
 		"status-json": fieldsOf(statusJSON{}) + "\n`run`:\n\n" + fieldsOf(runJSON{}),
 		"keys":        keyTable(),
 		"zconfig":     zconfigTables(),
@@ -216,6 +220,9 @@ func fieldsOf(v any) string {
 		if f.Anonymous {
 			continue // Head, which every line has
 		}
+		if !f.IsExported() {
+			continue
+		}
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", name, jsonType(f.Type), f.Tag.Get("doc"))
 	}
@@ -247,12 +254,13 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	name := regexp.MustCompile(`^[a-z][a-z0-9]*(_[a-z]+)*$`)
 	for _, v := range []any{progress.Head{}, progress.StatusLine{}, progress.StepTime{}, progress.StepLine{}, progress.NoteLine{},
 		progress.ErrorLine{}, progress.SummaryLine{}, progress.PhaseEntry{}, progress.EscapedEntry{}, progress.GrowthEntry{},
-		progress.RejectEntry{}, progress.MissingEntry{}, progress.UploadLine{}, progress.FailedBlob{}, statusJSON{}, runJSON{}} {
+		progress.RejectEntry{}, progress.MissingEntry{}, progress.UploadLine{}, progress.FailedBlob{}, statusJSON{}, runJSON{},
+		verify.Result{}, verify.Count{}, verify.Difference{}} {
 		for f := range reflect.TypeOf(v).Fields() {
-			if f.Anonymous {
+			if f.Anonymous || !f.IsExported() {
 				continue
 			}
-			if !name.MatchString(f.Tag.Get("json")) || f.Tag.Get("doc") == "" {
+			if field, _, _ := strings.Cut(f.Tag.Get("json"), ","); !name.MatchString(field) || f.Tag.Get("doc") == "" {
 				t.Errorf("%T.%s: json %q, doc %q", v, f.Name, f.Tag.Get("json"), f.Tag.Get("doc"))
 			}
 		}
@@ -269,7 +277,7 @@ func TestHelpFitsOnAScreen(t *testing.T) {
 			t.Errorf("longer than 80: %q", line)
 		}
 	}
-	for _, code := range []int{exitDone, exitFailed, exitUsage, exitRejects, exitInterrupted} {
+	for _, code := range []int{exitDone, exitFailed, exitUsage, exitRejects, exitDifferences, exitInterrupted} {
 		if !regexp.MustCompile(fmt.Sprintf(`(?m)^  %d +\S`, code)).MatchString(text) {
 			t.Errorf("exit code %d is not documented", code)
 		}
@@ -334,7 +342,7 @@ func TestEveryExitCodeIsSeen(t *testing.T) {
 	for _, m := range exitLine.FindAllStringSubmatch(exitStatus, -1) {
 		codes[m[1]] = false
 	}
-	if len(codes) != 5 {
+	if len(codes) != 6 {
 		t.Fatalf("%d exit codes are documented", len(codes))
 	}
 	scripts, err := filepath.Glob("testdata/*/*.txtar")

@@ -21,9 +21,6 @@ import (
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
-// exitDifferences is the exit code of a comparison that found some.
-const exitDifferences = 4
-
 const verifyHelp = `Compare the destination with the source, object by object.
 
 Usage: zodb-convert verify [flags] CONFIG
