@@ -327,12 +327,13 @@ const begin = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY, NOT DEFERRABLE"
 
 // settings hold for the transaction, since behind a pooler there is no session.
 // Not every release knows all of them. A lock is waited for only while somebody
-// changes the schema. Several connections are parallel enough.
+// changes the schema. Several connections are parallel enough. Without
+// row_security, a policy that hides rows from the role is an error.
 const settings = `
 SELECT pg_catalog.set_config(s.name, v.value, true) FROM pg_catalog.pg_settings s JOIN (VALUES
 	('statement_timeout', '0'), ('lock_timeout', '300000'),
 	('idle_in_transaction_session_timeout', '0'), ('idle_session_timeout', '0'), ('transaction_timeout', '0'),
-	('jit', 'off'), ('max_parallel_workers_per_gather', '0'),
+	('jit', 'off'), ('max_parallel_workers_per_gather', '0'), ('row_security', 'off'),
 	('tcp_keepalives_idle', '30'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3')
 ) v(name, value) ON v.name = s.name
 WHERE s.context = 'user'`
@@ -563,6 +564,8 @@ func explainPostgres(pg *pgconn.PgError) string {
 	switch {
 	case strings.Contains(said, "statement pooling") || strings.Contains(said, "transaction blocks not allowed"):
 		return "it is reached through a PgBouncer in statement mode, which has no transactions; connect to PostgreSQL itself, or use transaction or session mode"
+	case pg.Code == "42501" && strings.Contains(said, "row-level security"):
+		return fmt.Sprintf("the role does not see all rows: %s; read it as a role with BYPASSRLS, or as the owner of the tables", said)
 	case pg.Code == "42501":
 		return fmt.Sprintf("the role may not read it: %s; grant SELECT on all tables of RelStorage to it", said)
 	case pg.Code == "40001" || pg.Code == "57014" && strings.Contains(said, "recovery"),

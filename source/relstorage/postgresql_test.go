@@ -263,3 +263,20 @@ func TestATableThatIsMadeInAnEarlierSchemaIsNotReadInstead(t *testing.T) {
 		t.Errorf("a destination as the source: %v", err)
 	}
 }
+
+func TestRowsThatAPolicyHidesAreNotLeftOut(t *testing.T) {
+	c := randomContent(5, false, 5, 50)
+	dsn := c.database(t)
+	server := postgresServer.Server(t)
+	server.NewRole(t, "half_blind", "half_blind-password")
+	server.Exec(t, dsn, `GRANT SELECT ON ALL TABLES IN SCHEMA public TO half_blind; ALTER TABLE object_state ENABLE ROW LEVEL SECURITY;
+		CREATE POLICY even ON object_state FOR SELECT TO half_blind USING (zoid % 2 = 0)`)
+	s, err := Open(t.Context(), Options{PostgreSQL: &PostgreSQL{DSN: strings.Replace(dsn, "user=postgres", "user=half_blind", 1)}})
+	if err == nil {
+		defer s.Close()
+		_, err = s.Scan(t.Context(), source.ScanOptions{})
+	}
+	if err == nil || !strings.Contains(err.Error(), "does not see all rows") {
+		t.Errorf("a table of which a policy hides rows: %v", err)
+	}
+}
