@@ -30,8 +30,7 @@ type failingEncoder struct {
 
 func (e failingEncoder) Encode(record []byte) (*jsonb.Row, error) {
 	if bytes.Contains(record, []byte(e.text)) {
-		var nobody map[string]int
-		nobody[e.text] = 1 // not every panic is one of our own
+		record = record[:cap(record)+1] // a panic of the runtime, none of our own
 	}
 	return e.recordEncoder.Encode(record)
 }
