@@ -22,7 +22,8 @@ import (
 //
 // Both releases of the codec read it, because it is made of calls alone. That
 // the unpickler does not ask what kind of thing a buffer is, is not documented,
-// but true of CPython 3.8 to 3.14, written in C and in Python.
+// but true of CPython's unpicklers, the one in C and the one in Python, since 3.8
+// brought protocol 5.
 const (
 	capsuleHead = `{"@reduce":{"callable":{"@reduce":{"callable":{"@cls":["copyreg","__newobj_ex__"]},"args":{"@t":[` +
 		`{"@cls":["functools","partial"]},{"@t":[{"@cls":["pickle","loads"]}]},{"buffers":[`
