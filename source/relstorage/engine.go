@@ -20,6 +20,10 @@ type engine interface {
 	// a dump that is restored elsewhere is another database.
 	identity(ctx context.Context, c conn) (string, error)
 
+	// behind warns of a server that may not have got yet what was committed last; it
+	// gives a sentence, or "".
+	behind(ctx context.Context, c conn) (warning string, err error)
+
 	// dialect is how its SQL differs from the others'.
 	dialect() *dialect
 

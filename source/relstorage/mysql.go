@@ -17,6 +17,7 @@ import (
 type mysqlEngine struct {
 	servers []*mysql.Config // tried in this order
 	tries   int             // how many times snapshots are taken without a lock
+	listed  bool            // they come from a list of replicas
 
 	mu    sync.Mutex
 	used  *mysql.Config // the server that answered last
@@ -30,7 +31,7 @@ func newMySQL(opts *Options) (engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the source: %w", err)
 	}
-	return &mysqlEngine{servers: configs, tries: snapshotTries, used: configs[0]}, nil
+	return &mysqlEngine{servers: configs, tries: snapshotTries, used: configs[0], listed: len(opts.Replicas) > 0}, nil
 }
 
 func (e *mysqlEngine) server() (config *mysql.Config, maria bool) {
@@ -70,6 +71,15 @@ func (e *mysqlEngine) identity(ctx context.Context, c conn) (string, error) {
 		return nil
 	})
 	return id, err
+}
+
+// behind implements engine. Whether a server copies another one, and how far it is,
+// only few roles may ask.
+func (e *mysqlEngine) behind(context.Context, conn) (string, error) {
+	if !e.listed {
+		return "", nil
+	}
+	return e.name() + " is read because a list of replicas names it: if it copies another server, what that has committed since is not converted; read that one at the end, when the site is stopped", nil
 }
 
 var mysqlDialect = dialect{

@@ -476,6 +476,24 @@ func (e *postgres) identity(ctx context.Context, c conn) (string, error) {
 	return id, err
 }
 
+// behind implements engine. How far the primary is a standby does not know.
+func (e *postgres) behind(ctx context.Context, c conn) (warning string, err error) {
+	e.mu.Lock()
+	standby := e.standby
+	e.mu.Unlock()
+	if !standby {
+		return "", nil
+	}
+	last := ""
+	err = c.query(ctx, "SELECT pg_catalog.to_char(pg_catalog.pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')", func(r row) error {
+		if v := r.bytes(0); v != nil {
+			last = fmt.Sprintf(" (the last commit that it has got is of %s UTC)", v)
+		}
+		return nil
+	})
+	return fmt.Sprintf("%s is a standby: what the primary has committed since is not converted%s; read the primary at the end, when the site is stopped", e.name(), last), err
+}
+
 var postgresDialect = dialect{
 	transaction: "transaction",
 	size:        func(column string) string { return "octet_length(" + column + ")" },

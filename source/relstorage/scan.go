@@ -127,6 +127,13 @@ func (s *Source) scanView(ctx context.Context, v *view, opts source.ScanOptions)
 			return err
 		}
 		sc.digest = info.Identity.Digest
+		warning, err := s.engine.behind(ctx, c)
+		if err != nil {
+			return s.failed("ask whether it is a standby", err)
+		}
+		if warning != "" {
+			info.Warnings = append(info.Warnings, warning)
+		}
 		if err := s.oddities(ctx, c, sc, info); err != nil {
 			return err
 		}

@@ -65,6 +65,9 @@ func (e *sqliteEngine) close() error { return nil }
 // identity implements engine: a copy of a file is another file.
 func (e *sqliteEngine) identity(context.Context, conn) (string, error) { return fileID(e.path) }
 
+// behind implements engine: there is one file.
+func (e *sqliteEngine) behind(context.Context, conn) (string, error) { return "", nil }
+
 var sqliteDialect = dialect{
 	transaction: `"transaction"`,
 	// SQLite takes the size from the head of the row.
