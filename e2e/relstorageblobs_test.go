@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/dest/s3blob"
 	"github.com/zodb-convert/zodb-convert/internal/pgtest"
 	"github.com/zodb-convert/zodb-convert/internal/s3test"
+	"github.com/zodb-convert/zodb-convert/internal/s3test/faults"
 )
 
 // blobStage is a stage whose blobs go to S3 in one of the ways.
@@ -156,4 +158,60 @@ func (b blobStage) kill(t *testing.T, order []place, share int, want result, byP
 		})
 	}
 	return kills
+}
+
+// Blobs that a killed run has loaded, owes or was about to write may be replaced or
+// packed away when it goes on.
+func TestBlobsThatGoWhileARunIsInterrupted(t *testing.T) {
+	pg, server := postgres.Server(t), s3.Server(t)
+	// Uploads in the background are not done when a run over it is killed.
+	slow := server.NewProxy(t, faults.Settings{Latency: time.Second}).URL()
+	for i, mode := range blobModes {
+		for _, k := range kinds {
+			if !strings.HasPrefix(k.name, "PostgreSQL") || k.blobs == noBlobs {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, %s", k.name, mode), func(t *testing.T) {
+				s := newSite(t, k.engine(t), k.source, k.blobs)
+				s.work(t, 31+i, 100)
+				b := blobStage{stage{&arena{kind: k, pg: pg, later: s}, false}, mode, server}
+				for n, at := range []string{"finish.begin:1", "chunk.committed:60"} {
+					w := b.prepare(t)
+					if mode == dest.Background {
+						w.S3.EndpointURL = slow
+					}
+					state, out := w.run(t, at+":kill9")
+					mustBeKilled(t, state.Sys(), out)
+					s.work(t, 41+i+n, 60, "--pack", "30")
+					w.S3.EndpointURL = server.URL()
+					w.Incremental = true
+					w.mustRun(t)
+					w.settle()
+					whole := k.conversion(s, pg.NewDatabase(t))
+					whole.mustRun(t)
+					if d := cmp.Diff(blobsInPostgreSQL(t, pg, whole.DSN), w.namedBlobs()); d != "" {
+						t.Errorf("%s: the blobs differ from those that went to PostgreSQL (-want +got):\n%s", at, d)
+					}
+				}
+			})
+		}
+	}
+}
+
+// namedBlobs is everyBlob without objects in S3 that no row names: such are left
+// where a run was killed between an upload and its commit, if the source does not
+// have the blob any more when the run goes on.
+func (w *world) namedBlobs() []string {
+	w.t.Helper()
+	bucket := w.s3.Snapshot(w.t, w.bucket)
+	named := make(map[string]s3test.Object)
+	for _, key := range w.pg.Query(w.t, w.DSN, "SELECT s3_key FROM blob_state WHERE s3_key IS NOT NULL") {
+		key = w.S3.Prefix + "/" + key
+		object, ok := bucket[key]
+		if !ok {
+			w.t.Errorf("object %s is named and not there", key)
+		}
+		named[key] = object
+	}
+	return w.everyBlob(result{Bucket: named})
 }

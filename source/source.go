@@ -393,6 +393,9 @@ type BlobError struct {
 	Path string
 	// Missing: there is no such file or row. Else it is there and cannot be read.
 	Missing bool
+	// Gone: neither has the view the record any more, which is of an earlier one;
+	// Differences tells to remove it. Table only, after Scan with Until.
+	Gone bool
 	// Problem is the rest of the sentence "PATH ...".
 	Problem string
 }

@@ -194,6 +194,16 @@ func (r *recordRows) findBlobs(ctx context.Context, d *Destination) error {
 	return nil
 }
 
+// gone counts the missing blobs whose records the source does not have any more.
+func (b *blobRows) gone() (n int64) {
+	for i := range b.missing {
+		if b.missing[i].Gone {
+			n++
+		}
+	}
+	return n
+}
+
 // countBlobs adds the blobs to the result.
 func (r *recordRows) countBlobs() {
 	for i := range r.blobs.found {

@@ -19,6 +19,7 @@ const lookBatch = 200
 // there by now get their rows and leave the table of missing ones, in one
 // transaction with a correction of the totals.
 func (s *session) lookAgain(ctx context.Context, src source.Source, phase dest.Phase) error {
+	s.passing = 0
 	var missing int64
 	err := s.withControl(ctx, func(conn *pgx.Conn) error {
 		c, err := s.tables.CountBlobs(ctx, conn)
@@ -85,10 +86,12 @@ func (w *writer) lookBehind(ctx context.Context, after *source.Record, phase des
 			return after, err
 		}
 		if len(r.blobs.found) == 0 {
+			w.s.passing += r.blobs.gone()
 			return last, nil
 		}
 		err := w.writeFound(ctx, phase)
 		if err == nil {
+			w.s.passing += r.blobs.gone()
 			return last, nil
 		}
 		if !w.conn.IsClosed() && w.conn.PgConn().TxStatus() != 'I' {

@@ -59,6 +59,9 @@ type session struct {
 	transfers *semaphore.Weighted
 	source    knownSource
 	remarks   atomic.Int64
+	// passing are the missing blobs that lookAgain met whose records the source
+	// does not have any more.
+	passing int64
 	// ctx ends with the session, or with that of Begin.
 	ctx       context.Context
 	cancel    context.CancelFunc
@@ -943,6 +946,10 @@ func (s *session) acceptable(ctx context.Context, q watermark.Querier) error {
 	}
 	if !s.plan.AcceptMissingBlobs {
 		rejected.MissingBlobs = c.Missing
+		if s.plan.Continue {
+			// They go when the destination is made equal to the source.
+			rejected.MissingBlobs = max(c.Missing-s.passing, 0)
+		}
 	}
 	if rejected.Count+rejected.MissingBlobs > 0 {
 		return &rejected

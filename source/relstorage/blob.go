@@ -301,9 +301,41 @@ func (s *Source) Blob(ctx context.Context, r *source.Record) (*source.Blob, erro
 	case err != nil:
 		return nil, err
 	case b == nil:
-		return s.findFile(ctx, keyOf(r))
+		blob, err := s.findFile(ctx, keyOf(r))
+		if bad := (*source.BlobError)(nil); errors.As(err, &bad) && bad.Missing {
+			return nil, s.gone(ctx, keyOf(r), bad)
+		}
+		return blob, err
 	}
 	return s.openable(b)
+}
+
+// gone notes about a missing blob whether its record is one of an earlier view:
+// files belong to none, and a pack removes them together with the records.
+func (s *Source) gone(ctx context.Context, k blobKey, bad *source.BlobError) error {
+	s.mu.Lock()
+	sc := s.scan
+	s.mu.Unlock()
+	if sc == nil || sc.q.until == 0 {
+		return bad // the record is one of the view
+	}
+	table := "object_state"
+	if s.history && !sc.history {
+		table = "current_object"
+	}
+	there := false
+	err := s.borrowBlob(ctx, func(c conn) error {
+		return c.query(ctx, fmt.Sprintf("SELECT 1 FROM %s WHERE zoid = %d AND tid = %d", table, k.zoid, k.tid), func(row) error {
+			there = true
+			return nil
+		})
+	})
+	if err != nil {
+		return s.failed("look for the record of a blob", err)
+	}
+	told := *bad
+	told.Gone = !there
+	return &told
 }
 
 // openable is the blob of some rows.
