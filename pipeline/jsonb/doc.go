@@ -30,4 +30,9 @@
 //
 // A Reader makes the record again that the Python reader makes of a row, byte by
 // byte, and Equal compares two records as graphs of values.
+//
+// # Judge
+//
+// A Judge tells whether a row holds what a record says. It uses nothing of the
+// encoder, which it is there to judge: it has executors of pickles of its own.
 package jsonb

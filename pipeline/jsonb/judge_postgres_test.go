@@ -91,6 +91,10 @@ func TestJudgeReadsRowsAsPostgreSQLPrintsThem(t *testing.T) {
 			rows[i].row.State = []byte(stored[i])
 		}
 	}
+	rounds := 3
+	if testing.Short() {
+		rounds = 1
+	}
 	databases, err := filepath.Glob("../../testdata/*.fs")
 	if err != nil || len(databases) == 0 {
 		t.Fatal("no databases in testdata", err)
@@ -100,12 +104,12 @@ func TestJudgeReadsRowsAsPostgreSQLPrintsThem(t *testing.T) {
 		sources["databases"] = append(sources["databases"], databaseRecords(t, path)...)
 	}
 	e := NewEncoder(Options{})
-	for i, record := range pythonRecords(t, 3000) {
+	for i, record := range pythonRecords(t, 1000*rounds) {
 		if c, ok := encodedFor(t, e, fmt.Sprintf("Python's record %d", i), record); ok {
 			sources["random values of Python"] = append(sources["random values of Python"], c)
 		}
 	}
-	for seed := range 3000 {
+	for seed := range 1000 * rounds {
 		random := rand.New(rand.NewPCG(uint64(seed), 11))
 		if c, ok := encodedFor(t, e, fmt.Sprintf("graph %d", seed), randomRecord(random)); ok {
 			sources["random graphs"] = append(sources["random graphs"], c)
@@ -120,7 +124,7 @@ func TestJudgeReadsRowsAsPostgreSQLPrintsThem(t *testing.T) {
 			if v := plain.check(t, &rows[i]); v.Outcome > Deviating {
 				t.Errorf("%s: %+v", rows[i].label, v)
 			}
-			for range 3 {
+			for range rounds {
 				c := rows[i]
 				c.mutate(t, random)
 				if v := changed.check(t, &c); v.Outcome == Different {

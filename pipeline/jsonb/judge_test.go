@@ -904,7 +904,11 @@ func FuzzJudgeOfEncoded(f *testing.F) {
 		}
 		var a agreement
 		a.slow.MaxMemory = 64 << 20
-		if v := a.check(t, &c); v.Outcome == Different {
+		v := a.check(t, &c)
+		// A reference that the pickle makes and drops is among the encoder's, because
+		// the capsule of such a pickle makes it, too.
+		dropped := v.What == "refs" && v.Source == "no reference"
+		if v.Outcome == Different && !dropped {
 			t.Errorf("%+v\n  %.500s", v, c.row.State)
 		}
 	})
