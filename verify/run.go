@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -53,7 +52,6 @@ type run struct {
 
 	// What the workers have found in the destination.
 	states, revisions, blobs, transactions buckets
-	siteRows                               atomic.Int64
 
 	// large lets one large record be compared at a time.
 	large sync.Mutex
