@@ -129,3 +129,64 @@ func TestUntouchedDestinationHasNoDifference(t *testing.T) {
 		}
 	}
 }
+
+// What a site writes after the conversion is no difference, also where the older
+// state goes into the history.
+func TestSiteWritesAreCountedApart(t *testing.T) {
+	for _, history := range []bool{false, true} {
+		t.Run(map[bool]string{false: "without history", true: "with history"}[history], func(t *testing.T) {
+			m := newMutator(t, converted(t, "plone", history), 0)
+			m.exec(t, "INSERT INTO transaction_log SELECT max(tid) + 4096 FROM transaction_log")
+			if history {
+				m.exec(t, "INSERT INTO object_history SELECT * FROM object_state WHERE zoid IN (1, 2)")
+			}
+			m.exec(t, "UPDATE object_state SET state = '{}', tid = (SELECT max(tid) FROM transaction_log) WHERE zoid IN (1, 2)")
+			r, all := m.pair.verify(t, verify.Options{})
+			if len(all) > 0 || len(r.Declared) > 0 || r.SiteTransactions != 1 || r.SiteChanged != 2 || r.SiteRows != 2 {
+				t.Errorf("%v, declared %v, %d transactions, %d changed, %d rows", all, r.Declared, r.SiteTransactions, r.SiteChanged, r.SiteRows)
+			}
+			if !history {
+				return
+			}
+			// The revision that the site has replaced is still looked for.
+			m.exec(t, "DELETE FROM object_history WHERE zoid = 2 AND tid = (SELECT max(tid) FROM object_history WHERE zoid = 2)")
+			_, all = m.pair.verify(t, verify.Options{})
+			if len(all) != 1 || all[0].Kind != verify.MissingRevision || all[0].OID != "0x0000000000000002" {
+				t.Errorf("found %v", all)
+			}
+		})
+	}
+}
+
+// A sample leaves objects out and finds what is in it, the same ones each time.
+func TestSampleFindsItsShare(t *testing.T) {
+	m := newMutator(t, converted(t, "btrees", false), 0)
+	m.exec(t, "UPDATE object_state SET class_name = class_name || 'x'")
+	r, all := m.pair.verify(t, verify.Options{Percent: 30})
+	again, _ := m.pair.verify(t, verify.Options{Percent: 30})
+	if r.Records+r.LeftOut != 378 || r.Records < 60 || r.Records > 180 || int64(len(all)) != r.Records || again.Records != r.Records {
+		t.Errorf("%d compared, %d left out, %d differences; again %d", r.Records, r.LeftOut, len(all), again.Records)
+	}
+}
+
+// However many rows are too much, each is named, in parts that fit into memory.
+func TestEveryRowThatIsTooMuchIsNamed(t *testing.T) {
+	m := newMutator(t, converted(t, "btrees", true), 0)
+	m.exec(t, `INSERT INTO object_state SELECT zoid + g * 1000000, tid, class_mod, class_name, state, state_size, refs FROM object_state, generate_series(1, 20) g`)
+	m.exec(t, `INSERT INTO object_history SELECT zoid + 1000000, tid, class_mod, class_name, state, state_size, refs FROM object_history`)
+	m.exec(t, `SELECT setval('zoid_seq', 1000000000)`)
+	r, all := m.pair.verify(t, verify.Options{Memory: 96 << 20})
+	named := map[string]bool{}
+	for _, d := range all {
+		named[d.Kind+d.OID+d.TID] = true
+	}
+	history := int64(0)
+	for _, k := range r.Kinds {
+		if k.Kind == verify.ExtraRevision {
+			history = k.Count
+		}
+	}
+	if want := 378*20 + history; r.Differences != want || int64(len(named)) != want || len(r.Kinds) != 2 || len(r.First) != 10 {
+		t.Errorf("%d differences, %d named, want %d: %v", r.Differences, len(named), want, r.Kinds)
+	}
+}

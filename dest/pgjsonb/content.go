@@ -34,7 +34,8 @@ func beginView(ctx context.Context, conn *pgx.Conn, snapshot string) error {
 	if snapshot != "" {
 		statements = append(statements, "SET TRANSACTION SNAPSHOT '"+strings.ReplaceAll(snapshot, "'", "''")+"'")
 	}
-	statements = append(statements, patience, "SET LOCAL cursor_tuple_fraction = 1")
+	// Each of many small queries would be compiled anew.
+	statements = append(statements, patience, "SET LOCAL jit = off")
 	_, err := conn.PgConn().Exec(ctx, strings.Join(statements, "; ")).ReadAll()
 	return err
 }
