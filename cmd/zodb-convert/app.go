@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -282,12 +283,25 @@ func runeLength(text string, first rune) int {
 
 func disturbing(r rune) bool { return unicode.IsControl(r) && !strings.ContainsRune("\n\r\t", r) }
 
+// redact takes secrets out of a text. The names of programs stay: a password may
+// be part of them (zodb, on machines where it is also the user), and a command that
+// is to be typed would begin with xxxxx-convert.
 func (a *app) redact(text string) string {
-	for _, s := range a.secrets {
-		text = strings.ReplaceAll(text, s, "xxxxx")
+	names := programNames.FindAllString(text, -1)
+	for i, between := range programNames.Split(text, -1) {
+		for _, s := range a.secrets {
+			between = strings.ReplaceAll(between, s, "xxxxx")
+		}
+		if i == 0 {
+			text = between
+			continue
+		}
+		text += names[i-1] + between
 	}
 	return text
 }
+
+var programNames = regexp.MustCompile(`\b(zodb-convert|zodb-pgjsonb|zodb-json-codec)\b`)
 
 // readConfig reads the configuration and notes what is secret in it.
 func (a *app) readConfig(from *origin) (*config.Config, error) {

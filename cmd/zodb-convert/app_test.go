@@ -50,6 +50,17 @@ func TestErrorsBecomeASentenceHintsAndACode(t *testing.T) {
 	}
 }
 
+// A password that is part of the name of the program does not spoil the command
+// that goes on, and is not shown elsewhere.
+func TestRedactionLeavesCommandsWhole(t *testing.T) {
+	a := &app{}
+	a.keepSecret("host=h user=u password=zodb dbname=d")
+	got := a.redact("password=zodb failed; go on with: zodb-convert -w 4 --incremental m.toml, of zodb-pgjsonb, zodb")
+	if want := "password=xxxxx failed; go on with: zodb-convert -w 4 --incremental m.toml, of zodb-pgjsonb, xxxxx"; got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
 // Whatever is printed, and in whatever form, the keys of S3 are not in it.
 func TestNothingThatIsPrintedShowsAKey(t *testing.T) {
 	out, err := os.Create(filepath.Join(t.TempDir(), "stderr"))

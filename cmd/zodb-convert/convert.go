@@ -282,7 +282,7 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 	c.signals.onReport(display.Report)
 	c.signals.onStop(func(name string) {
 		display.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(),
-			Text: name + ": finishing what is under way; once more to stop at once"})
+			Text: name + ": ending what is under way; once more to stop at once"})
 	})
 	c.tellUnused(display)
 	started := time.Now()
