@@ -287,6 +287,11 @@ func disturbing(r rune) bool { return unicode.IsControl(r) && !strings.ContainsR
 // be part of them (zodb, on machines where it is also the user), and a command that
 // is to be typed would begin with xxxxx-convert.
 func (a *app) redact(text string) string {
+	for _, s := range a.secrets {
+		if programNames.MatchString(s) {
+			text = strings.ReplaceAll(text, s, "xxxxx")
+		}
+	}
 	names := programNames.FindAllString(text, -1)
 	for i, between := range programNames.Split(text, -1) {
 		for _, s := range a.secrets {
