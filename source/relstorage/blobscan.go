@@ -112,9 +112,10 @@ func (sc *blobScan) countRows(ctx context.Context) error {
 // refuse says that the rights on blobs are missing: rights on the table are not
 // enough.
 func (sc *blobScan) refuse(bad *brokenBlob) error {
-	return &plainError{err: bad, text: fmt.Sprintf("%s: %s %s, and the same is true of %d of the %d blobs there; "+
-		"connect as the role that owns them, which is that of the site, let a superuser grant it that role, or ALTER ROLE ... SET lo_compat_privileges = on",
-		sc.s.engine.name(), tablePlace, bad.problem, sc.refused, sc.count)}
+	return &plainError{err: bad, text: fmt.Sprintf("%s: %s %s; of the %d blobs there it may not read %d; "+
+		"let a superuser give the right to all, new ones included, with ALTER ROLE ... SET lo_compat_privileges = on, "+
+		"or to those that there are, with GRANT SELECT ON LARGE OBJECT for each; or connect as the role of the site, which owns them",
+		sc.s.engine.name(), tablePlace, bad.problem, sc.count, sc.refused)}
 }
 
 // rows goes through blob_chunk and looks which record each blob belongs to.
@@ -336,6 +337,11 @@ func (sc *blobScan) report(info *source.Info) {
 	info.Blobs = sc.count
 	for _, oid := range sc.oids {
 		info.BlobOIDs = append(info.BlobOIDs, zodb.OID(oid))
+	}
+	if sc.s.opts.BlobDir == "" && sc.found == 0 && sc.lost > 0 {
+		// They are in a directory that was not named. The table, which each database
+		// of RelStorage has, is then not the place to look for them.
+		return
 	}
 	if info.BlobDir = strings.Join(places, " and "); info.BlobDir == "" {
 		return

@@ -113,7 +113,7 @@ func mysqlReason(err error) string {
 	case unknownDatabase:
 		return fmt.Sprintf("the server has no such database (%s); check db", said)
 	case deniedDatabase:
-		return fmt.Sprintf("the user may not use the database (%s); grant SELECT on it to that user", said)
+		return fmt.Sprintf("there is no such database, or the user may not use it (%s); check db, or grant SELECT on it to that user", said)
 	case deniedTable, deniedColumn:
 		return fmt.Sprintf("the user may not read a table (%s); grant SELECT on all tables of RelStorage to that user", said)
 	case deniedPrivilege:

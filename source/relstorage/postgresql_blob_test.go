@@ -206,7 +206,7 @@ func TestRightsOnLargeObjects(t *testing.T) {
 	open := func() *Source { return openPostgreSQL(t, as) }
 	s := open()
 	_, err := s.Scan(t.Context(), source.ScanOptions{History: true})
-	if err == nil || !strings.Contains(err.Error(), "may not read") || !strings.Contains(err.Error(), "lo_compat_privileges") {
+	if err == nil || !strings.Contains(err.Error(), "may not read") || !strings.Contains(err.Error(), "ALTER ROLE ... SET lo_compat_privileges") || !strings.Contains(err.Error(), "GRANT SELECT ON LARGE OBJECT") {
 		t.Fatalf("without rights: %v", err)
 	}
 	for _, c := range []struct{ name, grant, revoke string }{
@@ -386,6 +386,38 @@ func resident(t testing.TB) int64 {
 	}
 	t.Fatal("no VmHWM")
 	return 0
+}
+
+// A site with a shared blob directory has a table of blobs, too, and nothing in it.
+// That blobs are missing is known only where their directory is.
+func TestBlobsWhoseDirectoryIsNotNamed(t *testing.T) {
+	for _, c := range []struct {
+		name, dir string
+		rows      int
+		told      bool // where blobs are
+	}{
+		{name: "no directory, no rows"},
+		{name: "no directory, a row", rows: 1, told: true},
+		{name: "a directory without them", dir: t.TempDir(), told: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := &withBlobs{content: content{}, rng: rand.New(rand.NewPCG(1, 2))}
+			p := w.bytes(100)
+			tid := w.commit(ofBlob(1, blobOf(p)), ofBlob(2, &sourcetest.Blob{Missing: true}))
+			if c.rows > 0 {
+				w.chunk(1, tid, 0, p)
+			}
+			s, err := Open(t.Context(), Options{PostgreSQL: &PostgreSQL{DSN: w.make(t)}, BlobDir: c.dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			info := mustScan(t, s, source.ScanOptions{})
+			if info.Blobs != 2 || (info.BlobDir != "") != c.told || c.told && info.MissingBlobs != int64(2-c.rows) || !c.told && info.MissingBlobs != 0 {
+				t.Errorf("%+v", info)
+			}
+		})
+	}
 }
 
 // Blobs without rows are files, if there are any.
