@@ -17,6 +17,7 @@ import (
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/internal/s3test"
 	"github.com/zodb-convert/zodb-convert/internal/s3test/faults"
+	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 )
 
 func TestAThirdOfRequestsToS3Fails(t *testing.T) {
@@ -248,21 +249,10 @@ func TestDiskFullForTheManifest(t *testing.T) {
 	}
 }
 
-// fullDisk mounts a small file system and fills it. That takes the superuser.
+// fullDisk fills a small disk.
 func fullDisk(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("mount a small disk: %v", err)
-		}
-		t.Skipf("A FULL DISK IS NOT TESTED: mount a small disk: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Errorf("unmount the small disk: %v", err)
-		}
-	})
+	dir := throwaway.SmallDisk(t)
 	f, err := os.Create(filepath.Join(dir, "filler"))
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
@@ -193,7 +194,7 @@ func TestWhatGoesWrongLeavesTheManifestAsItWas(t *testing.T) {
 
 // A full disk is a real one: a file system of 64 KB.
 func TestAFullDiskLeavesNothing(t *testing.T) {
-	dir := smallDisk(t)
+	dir := throwaway.SmallDisk(t)
 	path := filepath.Join(dir, "m")
 	_, err := Write(path, func(add func(Line) error) error {
 		for i := range 100000 {

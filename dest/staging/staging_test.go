@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
@@ -155,7 +156,7 @@ func TestEachDatabaseHasADirectoryWhichOneProcessUses(t *testing.T) {
 
 // A full disk is a real one: a file system of 64 KB.
 func TestAFullDiskLeavesNothing(t *testing.T) {
-	dir := smallDisk(t)
+	dir := throwaway.SmallDisk(t)
 	d, err := Open(dir, id)
 	if err != nil {
 		t.Fatal(err)

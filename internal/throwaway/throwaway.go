@@ -1,6 +1,6 @@
 // Package throwaway holds what the servers of tests have in common: the program
 // is found, runs as a child that dies with the test, and is waited for until it
-// answers.
+// answers. A disk that is soon full is here, too.
 //
 // pgtest, mariatest and s3test are the servers.
 package throwaway
@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// Missing ends a test whose server is not installed: it fails under CI=true and
+// Missing ends a test that lacks something, such as a server: it fails under CI=true and
 // is skipped loudly elsewhere.
 func Missing(tb testing.TB, err error) {
 	tb.Helper()
