@@ -41,8 +41,9 @@ func (t *tally) write(ctx context.Context, w dest.Writer, c *source.Chunk) error
 		t.done += bytes
 	}
 	t.run.report.Totals.Add(result)
-	if t.run.opts.Blobs == dest.Deferred {
-		// Nothing else will tell of them.
+	if t.run.opts.Blobs == dest.Deferred && t.run.report.Source.Fileless == ([64]source.BlobCount{}) {
+		// Nothing else will tell of them; those that are staged are told of as they
+		// are written.
 		t.blobs.Add(result.S3Bytes)
 	}
 	t.tell()

@@ -124,7 +124,7 @@ func TestBlobsInLargeObjects(t *testing.T) {
 			sourcetest.RunBlobs(t, sourcetest.Case{
 				Open:    func(t testing.TB) source.Source { return openPostgreSQL(t, dsn) },
 				Want:    w.txns,
-				Orphans: 1,
+				Orphans: 1, OrphanRows: 1,
 			})
 		})
 	}
