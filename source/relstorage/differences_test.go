@@ -236,7 +236,7 @@ func TestDifferencesRefuseWhatSomebodyElseHasWritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The second record of the source, so that there are others around it.
+		// One of the second transaction, so that there are others around it.
 		object := c.txns[1].Records[0]
 		for _, r := range c.txns[1].Records {
 			for _, later := range c.txns[2:] {
