@@ -47,10 +47,13 @@ def arguments():
 
 
 class Source:
-    """A database that RelStorage's zodbconvert has filled."""
+    """A database that RelStorage's zodbconvert has filled. One with the same content is taken over from the data set before."""
 
-    def __init__(self, options, name):
+    def __init__(self, options, name, before):
         self.engine, self.source_history, self.history, records = DATA[name]
+        if before and (before.engine, before.source_history) == (self.engine, self.source_history):
+            self.database, self.folder, self.records, self.bytes = before.database, before.folder, before.records, before.bytes
+            return
         self.database = "bench_source"
         self.folder = os.path.join(options.scratch, "bench_source")
         if self.engine == "postgresql":
@@ -185,8 +188,8 @@ def run(options, way, source, floor):
     return run_tool(options, source, int(way[1:]))
 
 
-def run_all(options, name):
-    source = Source(options, name)
+def run_all(options, name, before):
+    source = Source(options, name, before)
     best, failed = {}, {}
     note(f"==> {name}: first run, not counted")
     run_tool(options, source, 4)
@@ -231,8 +234,10 @@ def main():
     options = arguments()
     bench.machine()
     print(f"\nBest of {options.rounds}, runs interleaved. The source is on the same machine; PostgreSQL is one server for both.")
+    source = None
     for name in options.data:
-        report(name, *run_all(options, name))
+        source, *results = run_all(options, name, source)
+        report(name, source, *results)
 
 
 if __name__ == "__main__":
