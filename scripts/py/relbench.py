@@ -210,6 +210,11 @@ def run_all(options, name, before):
     return source, floor, best, failed
 
 
+def way_name(way, source):
+    # Where the source is no PostgreSQL there is nothing to COPY it with.
+    return bench.NAMES["floor"] if way == "floor" and source.engine != "postgresql" else NAMES[way]
+
+
 def report(name, source, floor, best, failed):
     kinds = {False: "history-free", True: "history-preserving"}
     size = f", states of {source.bytes / 1e6:,.0f} MB" if source.bytes else ""
@@ -220,7 +225,7 @@ def report(name, source, floor, best, failed):
     for way, r in best.items():
         ratio = f"{r.seconds / best['floor'].seconds:.2f}" if "floor" in best else "-"
         memory = "-" if r.memory is None else f"{r.memory / (1 << 20):,.0f} MB"
-        print(f"| {NAMES[way]} | {r.seconds:.1f} | {ratio} | {r.client:.1f} | {r.server:.1f} | {memory} |")
+        print(f"| {way_name(way, source)} | {r.seconds:.1f} | {ratio} | {r.client:.1f} | {r.server:.1f} | {memory} |")
     for way, reason in failed.items():
         print(f"| {NAMES[way]} | failed: {reason} | | | | |")
     ours = min((r.seconds for w, r in best.items() if w[0] == "w"), default=None)
