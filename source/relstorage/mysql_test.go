@@ -472,7 +472,7 @@ func testMySQLTrouble(t *testing.T, server *mariatest.Server) {
 		{"wrong password", func(o *MySQL) { o.Database = hf; o.Password = "hidden-wrong" }, "", []string{"refuses the login", "check user and passwd"}},
 		{"unknown user", func(o *MySQL) { o.Database = hf; o.User = "nobody-here" }, "", []string{"refuses the login", "nobody-here"}},
 		{"unknown database", func(o *MySQL) { o.Database = "nowhere" }, "", []string{"no such database", "nowhere", "check db"}},
-		{"no right on the database", func(o *MySQL) { o.Database = hf; o.User, o.Password = "nothing", "n" }, "", []string{"may not use the database", "grant SELECT"}},
+		{"no right on the database", func(o *MySQL) { o.Database = hf; o.User, o.Password = "nothing", "n" }, "", []string{"may not use it", "grant SELECT"}},
 		{"no RelStorage", func(o *MySQL) { o.Database = empty }, "", []string{"no table object_state"}},
 		{"no right on transaction", func(o *MySQL) { o.Database = hp; o.User, o.Password = "tables", "t" }, "", []string{"may not read a table", "transaction", "grant SELECT on all tables"}},
 		{"no right on blob_chunk", func(o *MySQL) { o.Database = hf; o.User, o.Password = "tables", "t" }, "", []string{"may not read a table", "blob_chunk"}},
