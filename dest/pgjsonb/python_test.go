@@ -15,6 +15,7 @@ import (
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/desttest"
+	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
@@ -27,12 +28,7 @@ func pythonPath(t testing.TB) string {
 		path, _ = filepath.Abs("../../.venv/bin/python")
 	}
 	if out, err := exec.Command(path, "-c", "import zodb_pgjsonb").CombinedOutput(); err != nil {
-		problem := fmt.Sprintf("no Python with zodb-pgjsonb (scripts/setup installs it, ZODB_PYTHON names it): %v\n%s", err, out)
-		if os.Getenv("CI") == "true" {
-			t.Fatal(problem)
-		}
-		fmt.Fprintf(os.Stderr, "SKIPPED %s: %s\n", t.Name(), problem)
-		t.Skip("NOT TESTED against the real zodb-pgjsonb: " + problem)
+		throwaway.Missing(t, fmt.Errorf("no Python with zodb-pgjsonb (scripts/setup installs it, ZODB_PYTHON names it): %w\n%s", err, out))
 	}
 	return path
 }

@@ -54,7 +54,7 @@ func TestTheChosenProgramComesFirstThenTheNewestOfThePlaces(t *testing.T) {
 
 func TestAServerThatEndsWhileStartingShowsItsLog(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("there is no sh on Windows")
+		Missing(t, errors.New("there is no sh on Windows"))
 	}
 	s, err := Start(exec.Command("sh", "-c", "echo the port is taken; exit 3"), filepath.Join(t.TempDir(), "log"), syscall.SIGKILL)
 	if err != nil {
