@@ -86,6 +86,10 @@ type PGJSONB struct {
 	S3            S3
 }
 
+// Given tells whether there is a destination. It always is, but for an Origin
+// with DestinationOptional.
+func (p *PGJSONB) Given() bool { return p.DSN != "" }
+
 // S3 is the bucket of a [destination]. Without the name of one all blobs stay
 // in PostgreSQL.
 type S3 struct {

@@ -13,7 +13,7 @@ import (
 // Origin says where a configuration comes from.
 type Origin struct {
 	// Path is a file for a conversion, in TOML or ZConfig. It may be empty if
-	// each end comes from a site, and may leave out an end that does.
+	// each end that is needed comes from a site, and may leave out an end that does.
 	Path string
 	// SourceSite and DestinationSite are zope.conf files, and the names of the
 	// databases in them: empty for main, or the only one.
@@ -22,11 +22,14 @@ type Origin struct {
 	// DestinationOnly is for those who need no source: it may be left out, and
 	// its directories need not be there.
 	DestinationOnly bool
+	// DestinationOptional is for those who look at the source and need no
+	// destination. One that is there has to be right.
+	DestinationOptional bool
 }
 
 // Read reads the files. getenv gives the environment. Every error is an *Error.
 func (o Origin) Read(getenv func(string) (string, bool)) (*Config, error) {
-	c := &Config{}
+	c := &Config{Destination: PGJSONB{BlobThreshold: DefaultBlobThreshold}}
 	if o.Path != "" {
 		var err error
 		if c, err = o.readFile(getenv); err != nil {
@@ -72,7 +75,7 @@ func (o Origin) parse(text []byte, getenv func(string) (string, bool)) (*Config,
 	if o.SourceSite == "" && !o.DestinationOnly {
 		required = append(required, "source")
 	}
-	if o.DestinationSite == "" {
+	if o.DestinationSite == "" && !o.DestinationOptional {
 		required = append(required, "destination")
 	}
 	c, err := read(o.Path, text, getenv, required)
@@ -84,7 +87,7 @@ func (o Origin) parse(text []byte, getenv func(string) (string, bool)) (*Config,
 		given            bool
 	}{
 		{"source", o.SourceSite, "--source-zope-conf", c.Source.given()},
-		{"destination", o.DestinationSite, "--dest-zope-conf", c.Destination.DSN != ""},
+		{"destination", o.DestinationSite, "--dest-zope-conf", c.Destination.Given()},
 	} {
 		if end.given && end.site != "" {
 			return nil, &Error{Path: o.Path, Reason: fmt.Sprintf("the %s is given twice: here, and by %s", end.name, end.flag),
@@ -126,7 +129,7 @@ func (o Origin) parseZConfig(path string, text []byte, getenv func(string) (stri
 	if err != nil {
 		return nil, asError(err)
 	}
-	c := &Config{}
+	c := &Config{Destination: PGJSONB{BlobThreshold: DefaultBlobThreshold}}
 	c.warn(file.Warnings)
 	if file.HasSource() && !o.DestinationOnly || slices.Contains(required, "source") {
 		s, err := file.Source()

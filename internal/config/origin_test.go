@@ -39,7 +39,7 @@ const (
 func TestOrigins(t *testing.T) {
 	files(t, map[string]string{
 		"both.conf": zSource + zDest, "source.conf": zSource, "dest.conf": zDest,
-		"both.toml": tSource + tDest, "source.toml": tSource, "dest.toml": tDest, "old.conf": oldSite, "new.conf": newSite,
+		"both.toml": tSource + tDest, "source.toml": tSource, "dest.toml": tDest, "old.conf": oldSite, "new.conf": newSite, "none.toml": "",
 		"relstorage-source.conf": "<relstorage source>\n<postgresql/>\n</relstorage>\n" + zDest,
 	})
 	for _, c := range []struct {
@@ -56,6 +56,12 @@ func TestOrigins(t *testing.T) {
 		{"destination from a site, ZConfig", Origin{Path: "source.conf", DestinationSite: "new.conf"}, "Data.fs", "blobs", "dbname=new"},
 		{"destination from a site, TOML", Origin{Path: "source.toml", DestinationSite: "new.conf"}, "Data.fs", "", "dbname=new"},
 		{"destination only", Origin{Path: "dest.conf", DestinationOnly: true}, "", "", "dbname=zodb password=x y"},
+		{"source only, ZConfig", Origin{Path: "source.conf", DestinationOptional: true}, "Data.fs", "blobs", ""},
+		{"source only, TOML", Origin{Path: "source.toml", DestinationOptional: true}, "Data.fs", "", ""},
+		{"source only, from a site", Origin{SourceSite: "old.conf", DestinationOptional: true}, "/srv/old/Old.fs", "", ""},
+		{"source from a site, and an empty file", Origin{Path: "none.toml", SourceSite: "old.conf", DestinationOptional: true}, "/srv/old/Old.fs", "", ""},
+		{"a destination that may be missing and is not", Origin{Path: "both.conf", DestinationOptional: true}, "Data.fs", "blobs", "dbname=zodb password=x y"},
+		{"the same, from a site", Origin{Path: "source.toml", DestinationSite: "new.conf", DestinationOptional: true}, "Data.fs", "", "dbname=new"},
 		{"destination only, of a source that cannot be read", Origin{Path: "relstorage-source.conf", DestinationOnly: true}, "", "", "dbname=zodb password=x y"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -67,7 +73,7 @@ func TestOrigins(t *testing.T) {
 			if got.Source.given() {
 				source = *got.Source.FileStorage
 			}
-			if source.Path != c.path || source.BlobDir != c.blobs || got.Destination.DSN != c.db || got.Destination.BlobThreshold != DefaultBlobThreshold {
+			if source.Path != c.path || source.BlobDir != c.blobs || got.Destination.DSN != c.db || got.Destination.Given() != (c.db != "") || got.Destination.BlobThreshold != DefaultBlobThreshold {
 				t.Errorf("%+v", got)
 			}
 		})
@@ -77,7 +83,7 @@ func TestOrigins(t *testing.T) {
 func TestOriginsWithMistakes(t *testing.T) {
 	files(t, map[string]string{
 		"both.conf": zSource + zDest, "source.conf": zSource, "dest.toml": tDest, "both.toml": tSource + tDest, "old.conf": oldSite, "new.conf": newSite,
-		"relstorage.conf": "<relstorage source>\n<postgresql/>\n</relstorage>\n", "FS.conf": "%include Data.fs\n", "Data.fs": "FS21",
+		"relstorage.conf": "<relstorage source>\n<postgresql/>\n</relstorage>\n", "FS.conf": "%include Data.fs\n", "wrong.toml": tSource + "[destination]\ntype = \"pgjsonb\"\n", "Data.fs": "FS21",
 	})
 	for _, c := range []struct {
 		name   string
@@ -86,6 +92,8 @@ func TestOriginsWithMistakes(t *testing.T) {
 	}{
 		{"no destination", Origin{Path: "source.conf"}, "source.conf: no storage is named destination; write <pgjsonb destination>"},
 		{"no source", Origin{Path: "dest.toml"}, "dest.toml: the section [source] is missing"},
+		{"no source, and none of the other is needed", Origin{Path: "dest.toml", DestinationOptional: true}, "dest.toml: the section [source] is missing"},
+		{"a destination that may be missing and is wrong", Origin{Path: "wrong.toml", DestinationOptional: true}, "wrong.toml:4: the key \"dsn\" is missing in [destination]"},
 		{"source twice", Origin{Path: "source.conf", SourceSite: "old.conf", DestinationSite: "new.conf"}, "source.conf: the source is given twice: here, and by --source-zope-conf; take one of them out"},
 		{"destination twice", Origin{Path: "both.toml", DestinationSite: "new.conf"}, "both.toml: the destination is given twice: here, and by --dest-zope-conf"},
 		{"relstorage", Origin{Path: "relstorage.conf"}, "relstorage.conf: no storage is named destination; write <pgjsonb destination>"},
