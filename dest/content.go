@@ -90,9 +90,9 @@ type TransactionRow struct {
 
 // Fault is something of the schema that is not as it has to be.
 type Fault struct {
-	Kind    string // "table", "column", "key", "index", "foreign key", "trigger", "function", "sequence", "leftover"
-	Name    string
-	Problem string // the rest of the sentence "NAME ..."
+	Kind    string `json:"kind" doc:"table, column, key, index, foreign key, trigger, function, sequence or leftover"`
+	Name    string `json:"name" doc:"of it"`
+	Problem string `json:"problem" doc:"the rest of the sentence"`
 }
 
 func (f Fault) String() string { return f.Kind + " " + f.Name + " " + f.Problem }

@@ -18,12 +18,12 @@ import (
 	"github.com/zodb-convert/zodb-convert/watermark"
 )
 
-// maxBytea is the largest blob that a site can read back from a bytea column:
+// LargestBytea is the largest blob that a site can read back from a bytea column:
 // zodb-pgjsonb selects data and s3_key as text, two hexadecimal digits a byte,
 // and PostgreSQL makes no row of a gigabyte. Measured with PostgreSQL 15 and
 // psycopg 3, 2^29-7 bytes come back and 2^29-6 do not; a kilobyte is left for
 // whatever else a later release selects beside them.
-const maxBytea = 512<<20 - 1<<10
+const LargestBytea = 512<<20 - 1<<10
 
 // keepBlobs is for how many blobs a list is kept for the next chunk.
 const keepBlobs = 1000
@@ -41,12 +41,12 @@ func (d *Destination) LargestBlob() int64 {
 	if d.config.S3 != nil {
 		return 0
 	}
-	return maxBytea
+	return LargestBytea
 }
 
 // inS3 tells whether a blob of so many bytes goes to S3.
 func (d *Destination) inS3(size int64) bool {
-	return d.config.S3 != nil && (size >= d.config.BlobThreshold || size > maxBytea)
+	return d.config.S3 != nil && (size >= d.config.BlobThreshold || size > LargestBytea)
 }
 
 // options completes the options of a run by what this destination adds to them.
@@ -73,7 +73,7 @@ func (d *Destination) checkBlobs(info *source.Info) error {
 	}
 	var large []source.LargeBlob
 	for _, b := range info.LargeBlobs {
-		if b.Size > maxBytea && (b.Current || d.config.HistoryPreserving) {
+		if b.Size > LargestBytea && (b.Current || d.config.HistoryPreserving) {
 			large = append(large, b)
 		}
 	}
@@ -82,7 +82,7 @@ func (d *Destination) checkBlobs(info *source.Info) error {
 	}
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("%s has %s of more than %d bytes, which zodb-pgjsonb could write to PostgreSQL and not read back: %s",
-			info.Identity.Name, count(int64(len(large)), "blob"), maxBytea, list(large, func(i int) string {
+			info.Identity.Name, count(int64(len(large)), "blob"), LargestBytea, list(large, func(i int) string {
 				where := ""
 				if large[i].Path != "" {
 					where = ", " + large[i].Path
@@ -171,11 +171,11 @@ func (r *recordRows) findBlobs(ctx context.Context, d *Destination) error {
 		if bad == nil {
 			record := &r.chunk.Records[index]
 			blob, err := r.src.Blob(ctx, record)
-			if err == nil && !d.inS3(blob.Size) && blob.Size > maxBytea {
+			if err == nil && !d.inS3(blob.Size) && blob.Size > LargestBytea {
 				// CheckSource refuses those that it sees. This one has come since, or a
 				// later part of a catch-up replaces it.
 				err = &source.BlobError{OID: record.OID, TID: record.TID, Path: blob.Place(),
-					Problem: fmt.Sprintf("has %d bytes, of which a site reads %d at most back from PostgreSQL", blob.Size, int64(maxBytea))}
+					Problem: fmt.Sprintf("has %d bytes, of which a site reads %d at most back from PostgreSQL", blob.Size, int64(LargestBytea))}
 			}
 			switch {
 			case err == nil:
