@@ -59,6 +59,7 @@ const (
 	Uploading  Phase = "upload"
 	CatchingUp Phase = "catch up"
 	Comparing  Phase = "compare" // verify only
+	Inspecting Phase = "inspect" // inspect only
 	Finished   Phase = "done"
 )
 

@@ -327,8 +327,13 @@ type Info struct {
 	// keeps them there.
 	Undescribed bool
 	Python2     bool // written by Python 2 (FileStorage: FS21)
-	// Falling are places where a tid is not above the one before.
-	Falling []TIDOrder
+	// Falling are places where a tid is not above the one before: the first of
+	// FallingTIDs.
+	Falling     []TIDOrder
+	FallingTIDs int64
+	// Packed counts transactions that a pack has marked; -1 where none is ever
+	// marked.
+	Packed int64
 	// Tail is empty or says in one sentence what stands after End and why it
 	// was left out.
 	Tail string
@@ -427,6 +432,9 @@ type DamageError struct {
 	Path    string
 	Pos     int64
 	LastTID zodb.TID // last good transaction before it, 0 if none
+	// Until is the end of what stands before it, as ScanOptions.Until takes it; 0
+	// if nothing does, or if that cannot be told.
+	Until   int64
 	Problem string
 	Hint    string // what to do
 }

@@ -19,6 +19,8 @@ type extensions struct {
 	out     []byte
 }
 
+const hexDigits = "0123456789abcdef"
+
 const (
 	// An extension has at most 64 kB. Parts that it shares are written out each
 	// time, so a bound is needed for what they can stand for.

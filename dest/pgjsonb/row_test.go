@@ -96,7 +96,7 @@ func TestMetadataThatIsNoTextIsEscaped(t *testing.T) {
 		{"\xed\xa0\x80", `\xed\xa0\x80`, true},
 		{"\x1b[0m\x7f", "\x1b[0m\x7f", false},
 	} {
-		got, escaped := appendEscaped([]byte("x"), []byte(c.in))
+		got, escaped := dest.AppendEscaped([]byte("x"), []byte(c.in))
 		if string(got) != "x"+c.want || escaped != c.escaped {
 			t.Errorf("%q gives %q, %v", c.in, got, escaped)
 		}
@@ -117,7 +117,7 @@ func FuzzEscaped(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		out, escaped := appendEscaped(nil, in)
+		out, escaped := dest.AppendEscaped(nil, in)
 		if !utf8.Valid(out) || bytes.IndexByte(out, 0) >= 0 {
 			t.Fatalf("%q gives %q", in, out)
 		}

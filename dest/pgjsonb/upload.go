@@ -407,7 +407,7 @@ func (u *uploader) settle(ctx context.Context) error {
 func (s *session) noteFailed(ctx context.Context, tx pgx.Tx, o outcome) error {
 	var bad *source.BlobError
 	if !errors.As(o.err, &bad) || !s.plan.AcceptMissingBlobs {
-		reason, _ := appendEscaped(nil, []byte(sentence(o.err.Error())))
+		reason, _ := dest.AppendEscaped(nil, []byte(sentence(o.err.Error())))
 		_, err := tx.Exec(ctx, `UPDATE `+s.tables.Owed+` SET failed = $3::text WHERE oid = $1::int8 AND tid = $2::int8`,
 			int64(o.OID), int64(o.TID), string(reason))
 		if err != nil {
@@ -419,8 +419,8 @@ func (s *session) noteFailed(ctx context.Context, tx pgx.Tx, o outcome) error {
 	if err != nil {
 		return err
 	}
-	path, _ := appendEscaped(nil, []byte(bad.Path))
-	problem, _ := appendEscaped(nil, []byte(bad.Problem))
+	path, _ := dest.AppendEscaped(nil, []byte(bad.Path))
+	problem, _ := dest.AppendEscaped(nil, []byte(bad.Problem))
 	tag, err := tx.Exec(ctx, `DELETE FROM `+s.tables.Owed+` WHERE oid = $1::int8 AND tid = $2::int8`, int64(o.OID), int64(o.TID))
 	if err == nil && tag.RowsAffected() == 0 {
 		return nil // a newer transaction has replaced it

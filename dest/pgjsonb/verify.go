@@ -206,8 +206,8 @@ func (s *session) sameMetadata(ctx context.Context, src source.Log, last *positi
 		if t.Pos != last.pos {
 			return nil
 		}
-		user, _ = appendEscaped(nil, t.User)
-		description, _ = appendEscaped(nil, t.Description)
+		user, _ = dest.AppendEscaped(nil, t.User)
+		description, _ = dest.AppendEscaped(nil, t.Description)
 		return errFound
 	})
 	if err != nil && !errors.Is(err, errFound) {

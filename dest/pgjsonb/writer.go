@@ -640,7 +640,7 @@ func (r *recordRows) dataOfReject(ctx context.Context, record *source.Record) (d
 
 // appendLine appends a text field with what PostgreSQL does not take escaped.
 func (r *recordRows) appendLine(b []byte, text string) []byte {
-	r.text, _ = appendEscaped(r.text[:0], []byte(text))
+	r.text, _ = dest.AppendEscaped(r.text[:0], []byte(text))
 	return appendText(b, r.text)
 }
 

@@ -116,6 +116,9 @@ func (s *Source) Scan(ctx context.Context, opts source.ScanOptions) (*source.Inf
 		err = sc.runBlobs(ctx, size)
 	}
 	if err != nil {
+		if damage := (*source.DamageError)(nil); errors.As(err, &damage) && sc.info.Transactions > 0 {
+			damage.Until = sc.end
+		}
 		return nil, err
 	}
 	sc.broken = false
@@ -263,6 +266,9 @@ func (sc *scanner) transaction(t txn) error {
 		}
 	}
 	sc.info.Transactions++
+	if t.status == packed {
+		sc.info.Packed++
+	}
 	sc.info.LastTID = t.tid
 	sc.end = t.next()
 	return nil
@@ -388,7 +394,7 @@ func (sc *scanner) result(size int64) (*source.Info, error) {
 		return nil, err
 	}
 	info := sc.info
-	info.Falling = falling
+	info.Falling, info.FallingTIDs = falling, int64(len(sc.fallen))
 	info.Identity = source.Identity{Kind: Kind, Name: sc.s.path, End: sc.end, Digest: "sha256:" + hex.EncodeToString(sc.sum.Sum(nil))}
 	info.Bytes = sc.end - firstPos // what the chunks of a reading add up to
 	info.Objects = sc.oids.len()

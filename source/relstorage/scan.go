@@ -196,6 +196,13 @@ func (s *Source) oddities(ctx context.Context, c conn, sc *scan, info *source.In
 			return s.failed("read a few rows", err)
 		}
 	}
+	if _, ok := s.tables["transaction"]["packed"]; !s.history || !ok {
+		info.Packed = -1
+	} else if n, err := number(ctx, c, "SELECT COUNT(*) FROM "+sc.q.d.transaction+" WHERE tid > 0 AND packed"); err != nil {
+		return s.failed("count what was packed", err)
+	} else {
+		info.Packed = n
+	}
 	if !s.history {
 		return nil
 	}
