@@ -92,7 +92,7 @@ func (e *Encoder) again() {
 		e.nodes[i].Flags &^= pickle.Seen
 	}
 	e.out = e.out[:0]
-	e.row.Refs, e.row.NewCodec = e.row.Refs[:0], false
+	e.row.Refs, e.row.Loose, e.row.NewCodec = e.row.Refs[:0], e.row.Loose[:0], false
 	e.row.Forms = Counts{Python2Class: e.row.Forms[Python2Class]}
 }
 

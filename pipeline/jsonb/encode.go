@@ -85,6 +85,8 @@ type Row struct {
 	// Refs are the oids of the objects that the state refers to, one for each
 	// reference.
 	Refs []int64
+	// Loose are the other references, which the destination keeps in State alone.
+	Loose []Reference
 	// Forms counts what is special in State.
 	Forms Counts
 	// NewCodec tells that zodb-json-codec before 1.7.0 does not read State.
@@ -162,7 +164,10 @@ func (e *Encoder) reset(record []byte) {
 		e.blob = nil
 	}
 	e.out = slices.Grow(e.out[:0], len(record)+len(record)/4)
-	e.row = Row{Refs: e.row.Refs[:0]}
+	if cap(e.row.Loose) > keepText/64 {
+		e.row.Loose = nil
+	}
+	e.row = Row{Refs: e.row.Refs[:0], Loose: e.row.Loose[:0]}
 	e.limit = min(e.options.MaxExpanded, expandedBase+expandedFactor*len(record))
 	e.preserving = e.options.PreserveSharing
 	e.restart()

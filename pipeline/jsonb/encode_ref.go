@@ -37,6 +37,8 @@ func (e *Encoder) persistent(b []byte, n *pickle.Node, depth int) []byte {
 		e.refer(id, e.machine.Data(id))
 	case pickle.Call:
 		e.referCalled(id)
+	case pickle.List:
+		e.row.Loose = e.appendLoose(e.row.Loose, id)
 	}
 	return e.genericRef(b, pickle.Ref(n.A), depth)
 }
@@ -58,31 +60,38 @@ func (e *Encoder) refer(oid *pickle.Node, data []byte) {
 	e.row.Refs = append(e.row.Refs, zoid)
 }
 
-// referCalled adds an oid that is a call of _codecs.encode, by which Python 3
-// writes bytes with protocol 2. Without it a pack would remove the object.
+// referCalled adds an oid that is a call of _codecs.encode. Without it a pack
+// would remove the object.
 func (e *Encoder) referCalled(n *pickle.Node) {
+	if oid, ok := e.calledOID(n); ok {
+		e.refer(n, oid[:])
+	}
+}
+
+// calledOID returns an oid that is a call of _codecs.encode, by which Python 3
+// writes bytes with protocol 2.
+func (e *Encoder) calledOID(n *pickle.Node) (oid [oidSize]byte, ok bool) {
 	if n.Kind != pickle.Call || n.Made != pickle.ByReduce || !e.isGlobal(&e.nodes[n.A], "_codecs", "encode") {
-		return
+		return oid, false
 	}
 	args := &e.nodes[n.B]
 	if args.Kind != pickle.Tuple || args.B != 2 {
-		return
+		return oid, false
 	}
 	kids := e.machine.Kids(args)
 	text := &e.nodes[kids[0]]
 	if !isText(text) || !e.isTextOf(&e.nodes[kids[1]], "latin1") {
-		return
+		return oid, false
 	}
-	var oid [oidSize]byte
 	size := 0
 	for _, r := range string(e.machine.Data(text)) {
 		if size == oidSize || r > 0xff {
-			return
+			return oid, false
 		}
 		oid[size] = byte(r)
 		size++
 	}
-	e.refer(n, oid[:size])
+	return oid, size == oidSize
 }
 
 // shortRef writes {"@ref":"oid"} or {"@ref":["oid","module.name"]}. The reader
