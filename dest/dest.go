@@ -25,6 +25,10 @@ type Destination interface {
 	// encoding, server version, free connections for the workers.
 	State(ctx context.Context, workers int) (*State, error)
 
+	// Survey looks at what is there, like State, and goes on where that would
+	// refuse: what cannot be asked is said in the survey. It writes nothing.
+	Survey(ctx context.Context, workers int) *Survey
+
 	// CheckSource returns the *RefusedError with which Begin would refuse a source
 	// for what a scan has found in it, nil if it would not. It needs no connection.
 	CheckSource(info *source.Info) error

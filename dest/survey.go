@@ -19,21 +19,26 @@ type Survey struct {
 	BlobTiers   []BlobTier  `json:"blob_tiers" doc:"its blobs by where they are"`
 	Faults      []Fault     `json:"faults" doc:"what of the schema of a finished one is not as a site needs it"`
 	Advice      []string    `json:"advice" doc:"sentences: what to change, and why"`
+	Notes       []string    `json:"notes" doc:"sentences: what could not be asked, what is an estimate"`
 }
 
 // Right is something that a conversion has to be allowed to do.
 type Right struct {
 	Name    string `json:"name" doc:"what"`
 	Granted bool   `json:"granted" doc:"whether it is allowed"`
-	Hint    string `json:"hint,omitempty" doc:"how to allow it"`
+	// Needed tells whether a conversion cannot do without it.
+	Needed bool   `json:"needed" doc:"whether a conversion cannot do without it"`
+	Hint   string `json:"hint,omitempty" doc:"how to allow it"`
 }
 
 // Connections are those of a server.
 type Connections struct {
-	Max    int `json:"max" doc:"how many the server takes from this role and database"`
-	Used   int `json:"used" doc:"how many there are"`
-	Free   int `json:"free" doc:"how many are left to this role"`
-	Needed int `json:"needed" doc:"how many a conversion with so many workers takes"`
+	// Limit is what bounds them most tightly.
+	Limit  string `json:"limit" doc:"what bounds them most tightly: max_connections, or the limit of the database or of the role"`
+	Max    int    `json:"max" doc:"how many this limit lets the role have"`
+	Used   int    `json:"used" doc:"how many count against it, without that of the survey"`
+	Free   int    `json:"free" doc:"how many are left to this role"`
+	Needed int    `json:"needed" doc:"how many a conversion with so many workers takes"`
 }
 
 // Setting is a setting of the server.

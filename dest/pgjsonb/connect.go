@@ -84,8 +84,9 @@ SELECT set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s JOIN (VA
 ) v(name, value) ON v.name = s.name
 WHERE s.setting IS DISTINCT FROM v.value AND s.context = 'user'`
 
-// open makes one connection. role is what application_name shows.
-func (c *connector) open(ctx context.Context, application string) (*pgx.Conn, error) {
+// dial makes one connection and sets nothing for its session. application is what
+// application_name shows.
+func (c *connector) dial(ctx context.Context, application string) (*pgx.Conn, error) {
 	config := c.config.Copy()
 	config.RuntimeParams["application_name"] = application
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -94,6 +95,15 @@ func (c *connector) open(ctx context.Context, application string) (*pgx.Conn, er
 			return nil, ctx.Err()
 		}
 		return nil, c.explain(err)
+	}
+	return conn, nil
+}
+
+// open makes one connection and sets its session up.
+func (c *connector) open(ctx context.Context, application string) (*pgx.Conn, error) {
+	conn, err := c.dial(ctx, application)
+	if err != nil {
+		return nil, err
 	}
 	// The first one alone: looking at all settings takes some milliseconds.
 	for _, sql := range []string{"SET statement_timeout = 0", settings} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -27,8 +28,54 @@ type server struct {
 	mayTemp     bool
 	plpgsql     bool
 	role        string
-	free        int // connections that are left, for the server, the database and the role
+	limits      []limit
 	lz4         bool
+}
+
+// limit bounds how many connections there may be.
+type limit struct {
+	name      string
+	max, used int
+}
+
+func (l limit) free() int { return l.max - l.used }
+
+// tightest is the limit that leaves the fewest connections.
+func (s *server) tightest() limit {
+	return slices.MinFunc(s.limits, func(a, b limit) int { return a.free() - b.free() })
+}
+
+// readLimits asks for the limits of the server, the database and the role, of
+// which superusers have the first only. Which sessions are clients is shown for
+// the own role's only; what is not shown counts as one.
+func readLimits(ctx context.Context, q watermark.Querier) ([]limit, error) {
+	rows, err := q.Query(ctx, `WITH clients AS (SELECT datname, usename FROM pg_catalog.pg_stat_activity
+			WHERE datid IS NOT NULL AND pid <> pg_backend_pid() AND coalesce(backend_type, 'client backend') = 'client backend'),
+		me AS (SELECT rolname, rolsuper, rolconnlimit, EXISTS (SELECT FROM pg_catalog.pg_roles u
+				WHERE u.rolname = 'pg_use_reserved_connections' AND pg_has_role(r.oid, u.oid, 'USAGE')) AS reserved
+			FROM pg_catalog.pg_roles r WHERE rolname = session_user)
+		SELECT 'max_connections', (SELECT sum(CASE WHEN name = 'max_connections' THEN setting::int
+				WHEN rolsuper OR reserved AND name = 'reserved_connections' THEN 0 ELSE -setting::int END)::int
+			FROM pg_catalog.pg_settings WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')),
+			(SELECT count(*)::int FROM clients) FROM me
+		UNION ALL SELECT 'the limit of the database', datconnlimit, (SELECT count(*)::int FROM clients WHERE datname = current_database())
+			FROM pg_catalog.pg_database, me WHERE datname = current_database() AND datconnlimit >= 0 AND NOT rolsuper
+		UNION ALL SELECT 'the limit of the role', rolconnlimit, (SELECT count(*)::int FROM clients WHERE usename = session_user)
+			FROM me WHERE rolconnlimit >= 0 AND NOT rolsuper`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (l limit, err error) {
+		return l, row.Scan(&l.name, &l.max, &l.used)
+	})
+}
+
+// needs is how many connections a run with so many workers takes.
+func (d *Destination) needs(workers int) int {
+	if d.config.S3 != nil {
+		workers++ // the connection that notes uploads
+	}
+	return workers + 1
 }
 
 func readServer(ctx context.Context, q watermark.Querier, schema string) (*server, error) {
@@ -45,19 +92,7 @@ func readServer(ctx context.Context, q watermark.Querier, schema string) (*serve
 	if err != nil {
 		return nil, fmt.Errorf("ask the server what it is: %w", err)
 	}
-	// Which sessions are clients is shown for the own role's only; what is not
-	// shown counts as one.
-	err = q.QueryRow(ctx, `WITH clients AS (SELECT datname, usename FROM pg_catalog.pg_stat_activity
-			WHERE datid IS NOT NULL AND pid <> pg_backend_pid() AND coalesce(backend_type, 'client backend') = 'client backend')
-		SELECT least(
-			(SELECT sum(CASE WHEN name = 'max_connections' THEN setting::int WHEN r.rolsuper THEN 0 ELSE -setting::int END)
-				FROM pg_catalog.pg_settings, pg_catalog.pg_roles r WHERE r.rolname = session_user
-				AND name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')) - (SELECT count(*) FROM clients),
-			(SELECT CASE WHEN datconnlimit < 0 THEN NULL ELSE datconnlimit - (SELECT count(*) FROM clients WHERE datname = current_database()) END
-				FROM pg_catalog.pg_database WHERE datname = current_database()),
-			(SELECT CASE WHEN rolconnlimit < 0 THEN NULL ELSE rolconnlimit - (SELECT count(*) FROM clients WHERE usename = session_user) END
-				FROM pg_catalog.pg_roles WHERE rolname = session_user))::int`).Scan(&s.free)
-	if err != nil {
+	if s.limits, err = readLimits(ctx, q); err != nil {
 		return nil, fmt.Errorf("ask the server for free connections: %w", err)
 	}
 	return s, nil
@@ -70,10 +105,7 @@ const comparing = 2
 // check refuses a server that a run could not finish on.
 func (s *server) check(d *Destination, l *layout, workers int) error {
 	refuse := func(reason, hint string) error { return &dest.RefusedError{Reason: reason, Hint: hint} }
-	uploads := 0
-	if d.config.S3 != nil {
-		uploads = 1 // the connection that notes them
-	}
+	free, needed := s.tightest().free(), d.needs(workers)
 	switch {
 	case s.version < oldestServer:
 		return refuse(fmt.Sprintf("PostgreSQL %s at %s is too old", s.versionText, d.connect.address()), "use PostgreSQL 15 or newer")
@@ -93,12 +125,12 @@ func (s *server) check(d *Destination, l *layout, workers int) error {
 	case !s.plpgsql:
 		return refuse(fmt.Sprintf("user %q may not use the language plpgsql in %s, which zodb-pgjsonb needs for a trigger", s.role, d.Name()),
 			"CREATE EXTENSION plpgsql, or GRANT USAGE ON LANGUAGE plpgsql")
-	case s.free < workers+1+uploads:
+	case free < needed:
 		what := "this run"
-		if uploads > 0 {
+		if d.config.S3 != nil {
 			what += " and the uploads to S3"
 		}
-		return refuse(fmt.Sprintf("PostgreSQL at %s has %d free connections, %d are needed for %s", d.connect.address(), max(s.free, 0), workers+1+uploads, what),
+		return refuse(fmt.Sprintf("PostgreSQL at %s has %d free connections, %d are needed for %s", d.connect.address(), max(free, 0), needed, what),
 			fmt.Sprintf("use fewer workers (-w), of which each takes one (to compare a RelStorage with the destination takes %d), or raise max_connections or the connection limit of database or role", comparing+1))
 	}
 	return nil
