@@ -39,6 +39,8 @@ func (o *origin) take(cmd *cobra.Command, args []string) error {
 		return usage("--dest-db names a database of --dest-zope-conf, which is missing")
 	case len(args) == 0 && o.DestinationSite != "" && (o.SourceSite != "" || o.DestinationOnly):
 		return nil
+	case len(args) == 0 && o.SourceSite != "" && o.DestinationOptional:
+		return nil
 	case len(args) == 0 && (o.SourceSite != "" || o.DestinationSite != ""):
 		missing := "the destination: name it with --dest-zope-conf or in CONFIG"
 		if o.DestinationSite != "" {

@@ -37,7 +37,7 @@ func head(event string, at time.Time) Head {
 // and "report" (after SIGUSR1).
 type StatusLine struct {
 	Head
-	Phase          string     `json:"phase" doc:"scan, prepare, load, finish, catch up, upload, done; with verify scan, compare; empty before the first"`
+	Phase          string     `json:"phase" doc:"scan, prepare, load, finish, catch up, upload, done; with verify scan, compare; with inspect scan, inspect; empty before the first"`
 	Elapsed        float64    `json:"elapsed" doc:"seconds since the phase started"`
 	Bytes          int64      `json:"bytes" doc:"of the source, done in this phase"`
 	TotalBytes     int64      `json:"total_bytes" doc:"of the source, to be done in this phase; 0 if unknown"`

@@ -180,6 +180,8 @@ func heading(p pipeline.Phase) string {
 		return "catch up: what the source got since"
 	case pipeline.Comparing:
 		return "compare: the source with the destination"
+	case pipeline.Inspecting:
+		return "inspect: decoding every record of the source"
 	}
 	return string(p)
 }
