@@ -49,6 +49,7 @@ type run struct {
 	// destination. What is above common there, and is not above last, a site has
 	// written.
 	common, last zodb.TID
+	log          bool // the source is a Log, which is read up to common
 
 	// What the workers have found in the destination.
 	states, revisions, blobs, transactions buckets
@@ -71,7 +72,7 @@ func (r *run) run(ctx context.Context) (err error) {
 		return err
 	}
 	highest := r.info.MaxOID
-	if _, table := r.src.(source.Table); table && r.result.NotConverted > 0 {
+	if r.ahead() {
 		highest = 0 // it may be that of an object that is not converted yet
 	}
 	faults, err := r.content.Schema(ctx, highest)
@@ -97,6 +98,10 @@ func (r *run) run(ctx context.Context) (err error) {
 // since the conversion.
 func (r *run) site(tid zodb.TID) bool { return tid > r.common && tid <= r.last }
 
+// ahead tells whether the source is a Table that has changed since: what it has
+// above common is left out, and with it what it does not have any more.
+func (r *run) ahead() bool { return !r.log && r.result.NotConverted > 0 }
+
 // align finds out up to where both sides can be compared.
 func (r *run) align(ctx context.Context) (err error) {
 	if r.info, err = r.scan(ctx, 0); err != nil {
@@ -112,7 +117,8 @@ func (r *run) align(ctx context.Context) (err error) {
 	if r.last, err = r.content.LastTID(ctx); err != nil {
 		return err
 	}
-	if r.last == r.info.MaxTID {
+	_, r.log = r.src.(source.Log)
+	if r.last == r.info.MaxTID && len(r.info.Falling) == 0 {
 		r.common = r.last
 		return nil
 	}
@@ -126,11 +132,17 @@ func (r *run) align(ctx context.Context) (err error) {
 			Hint:   "nothing was converted into it, or from another source",
 		}
 	}
-	if _, ok := r.src.(source.Log); ok && end < r.info.Identity.End {
+	if !r.log {
+		return nil
+	}
+	if end < r.info.Identity.End {
 		if r.info, err = r.scan(ctx, end); err != nil {
 			return err
 		}
 	}
+	// All that is left has to be there, also a transaction whose tid is above that
+	// of the last one.
+	r.common = r.info.MaxTID
 	return nil
 }
 
@@ -168,7 +180,6 @@ func (r *run) findCommon(ctx context.Context) (end int64, err error) {
 	var batch []header
 	var tids []zodb.TID
 	var above int64 // since the last that was found, or above the highest
-	_, isLog := r.src.(source.Log)
 	flush := func() error {
 		found := make([]bool, len(batch))
 		err := r.reader.Transactions(ctx, tids, func(i int, _ *dest.TransactionRow) error {
@@ -177,7 +188,7 @@ func (r *run) findCommon(ctx context.Context) (end int64, err error) {
 		})
 		for i, h := range batch {
 			switch {
-			case found[i] && (isLog || h.tid > r.common):
+			case found[i] && (r.log || h.tid > r.common):
 				r.common, end, above = max(r.common, h.tid), h.end, 0
 			case found[i]:
 			default:
@@ -322,6 +333,7 @@ func (e *extras) name(ctx context.Context) error {
 // in them, and looks at those of the destination once more.
 func (e *extras) part(ctx context.Context, part map[int]bool) error {
 	current, revisions, blobs := map[zodb.OID]bool{}, map[source.Key]bool{}, map[source.Key]bool{}
+	replaced := map[zodb.OID]bool{} // by what is not converted yet
 	var scratch []byte
 	err := e.read(ctx, func(c *source.Chunk) error {
 		defer c.Release()
@@ -333,6 +345,7 @@ func (e *extras) part(ctx context.Context, part map[int]bool) error {
 			key := source.Key{OID: rec.OID, TID: rec.TID}
 			if e.isCurrent(rec) {
 				current[rec.OID] = true
+				replaced[rec.OID] = rec.TID > e.common && !e.content.HistoryPreserving()
 			}
 			revisions[key] = true
 			data, err := e.src.Data(ctx, rec, &scratch)
@@ -369,7 +382,8 @@ func (e *extras) part(ctx context.Context, part map[int]bool) error {
 	}
 	return e.content.Blobs(ctx, func(b *dest.BlobRow) error {
 		k := b.Key
-		if !part[bucketOf(uint64(k.OID))] || !e.wanted(k.OID, k.TID) || e.site(k.TID) || blobs[source.Key{OID: k.OID, TID: k.TID}] {
+		if !part[bucketOf(uint64(k.OID))] || !e.wanted(k.OID, k.TID) || e.site(k.TID) || blobs[source.Key{OID: k.OID, TID: k.TID}] ||
+			replaced[k.OID] && k.TID <= e.common {
 			return nil
 		}
 		return e.tally.differ(Difference{Kind: ExtraBlob, OID: k.OID.String(), TID: k.TID.String(), oid: k.OID, tid: k.TID,
@@ -400,6 +414,14 @@ func (r *run) extraTransactions(ctx context.Context) error {
 		return err
 	}
 	r.result.SiteTransactions = site
+	if r.ahead() && r.info.Undescribed {
+		// A source without history does not have a transaction any more whose objects
+		// have all changed since. Of any other its objects tell.
+		if site > 0 {
+			r.result.Notes = append(r.result.Notes, "the source keeps no history and has changed since: transactions of it whose objects have all changed are counted as a site's")
+		}
+		return nil
+	}
 	for _, part := range r.transactions.portions(r.transactions.differing(there), r.knownKeys()) {
 		known := map[zodb.TID]bool{}
 		err := r.src.Transactions(ctx, func(t *source.Transaction) error {

@@ -27,6 +27,7 @@ type pair struct {
 	path    string
 	history bool
 	dsn     string
+	open    func(t testing.TB) source.Source // where the source is no file of testdata
 }
 
 // converted converts a database of testdata.
@@ -47,6 +48,9 @@ func (p *pair) convert(t testing.TB, opts pipeline.Options) {
 
 func (p *pair) source(t testing.TB) source.Source {
 	t.Helper()
+	if p.open != nil {
+		return p.open(t)
+	}
 	opts := filestorage.Options{}
 	if dir := strings.TrimSuffix(p.path, ".fs") + ".blobs"; exists(dir) {
 		opts.BlobDir = dir

@@ -123,6 +123,9 @@ func (w *worker) compareRecords(ctx context.Context, records []source.Record) er
 	err := w.reader.Rows(ctx, w.keys, func(i int, row *dest.Row) error {
 		return w.compareRow(ctx, &records[index[i]], &w.marks[index[i]], row)
 	})
+	if err == nil && w.ahead() && w.content.HistoryPreserving() {
+		err = w.compareReplaced(ctx, records)
+	}
 	if err != nil {
 		return err
 	}
@@ -139,6 +142,30 @@ func (w *worker) compareRecords(ctx context.Context, records []source.Record) er
 	})
 	w.counts = Result{}
 	return w.compareBlobs(ctx)
+}
+
+// compareReplaced compares revisions that are in no row of history because what
+// has replaced them in the source is not converted yet: they are the state there.
+func (w *worker) compareReplaced(ctx context.Context, records []source.Record) error {
+	w.keys = w.keys[:0]
+	var index []int
+	for i := range records {
+		if rec := &records[i]; w.marks[i]&(skipped|foundRevision) == 0 && !rec.Current && rec.TID <= w.common {
+			index = append(index, i)
+			w.keys = append(w.keys, source.Key{OID: rec.OID, TID: rec.TID, Current: true})
+		}
+	}
+	if len(index) == 0 {
+		return nil
+	}
+	return w.reader.Rows(ctx, w.keys, func(i int, row *dest.Row) error {
+		rec, m := &records[index[i]], &w.marks[index[i]]
+		if !row.Key.Current || row.Key.TID != rec.TID || *m&foundRevision != 0 {
+			return nil // the newest record of the object has accounted for it
+		}
+		*m |= foundRevision
+		return w.compareState(ctx, rec, m, row)
+	})
 }
 
 // compareRow compares a record with one of its rows.
@@ -162,7 +189,20 @@ func (w *worker) compareRow(ctx context.Context, rec *source.Record, m *mark, ro
 	}
 	*m |= bit
 	if rec.TID > w.common {
-		return nil // not yet converted: the row is an older one
+		if row.Key.TID <= w.common {
+			return nil // not yet converted: the row is an older one
+		}
+		return w.tally.differ(w.difference(OtherTID, rec, row, Difference{Path: "tid", Source: rec.TID.String(), Destination: row.Key.TID.String(),
+			Reason: "there is no such transaction in the destination"}))
+	}
+	return w.compareState(ctx, rec, m, row)
+}
+
+// compareState compares a record with a row that has to be its own.
+func (w *worker) compareState(ctx context.Context, rec *source.Record, m *mark, row *dest.Row) error {
+	table := "object_state"
+	if !row.Key.Current {
+		table = "object_history"
 	}
 	data, err := w.src.Data(ctx, rec, &w.scratch)
 	switch {
