@@ -51,6 +51,13 @@ type Destination interface {
 	// readers. A *RefusedError says that there is nothing, or an unfinished run.
 	Content(ctx context.Context, readers int) (Content, error)
 
+	// Retry writes records that were rejected and can be stored now into a finished
+	// destination: under the lock that a site takes to commit, only where there is no
+	// row or tombstone of the oid at or above the record's tid, and all of them or
+	// none. A *RefusedError says that it holds an unfinished run, or not the records'
+	// transactions, or that somebody is connected.
+	Retry(ctx context.Context, plan *RetryPlan) (*RetryResult, error)
+
 	// HistoryPreserving tells whether every revision is wanted.
 	HistoryPreserving() bool
 

@@ -292,7 +292,7 @@ func ofData(err error) bool {
 // recordRows makes the rows of a chunk.
 type recordRows struct {
 	dest    *Destination
-	src     source.Source
+	src     recordSource
 	encoder recordEncoder
 	stream  rowStream
 	scratch []byte // pickles that are not in the chunk
@@ -318,6 +318,12 @@ type recordRows struct {
 	blobs blobRows
 }
 
+// recordSource is what of a source.Source the rows are made of.
+type recordSource interface {
+	Data(ctx context.Context, r *source.Record, scratch *[]byte) ([]byte, error)
+	Blob(ctx context.Context, r *source.Record) (*source.Blob, error)
+}
+
 // recordEncoder is a *jsonb.Encoder.
 type recordEncoder interface {
 	Encode(record []byte) (*jsonb.Row, error)
@@ -330,7 +336,7 @@ type reject struct {
 	class, reason string
 }
 
-func newRecordRows(d *Destination, src source.Source) recordRows {
+func newRecordRows(d *Destination, src recordSource) recordRows {
 	encoder := jsonb.NewEncoder(jsonb.Options{PreserveSharing: d.config.PreserveSharing})
 	return recordRows{dest: d, src: src, encoder: encoder, refused: map[int]string{}}
 }

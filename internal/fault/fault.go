@@ -75,6 +75,14 @@
 //	reconcile.sent       COMMIT is sent, its answer is not read
 //	reconcile.committed  after its answer
 //
+//	retry.begin       before the transaction that writes rejected records begins
+//	retry.staged      the records are staged
+//	retry.locked      the lock of the site is held
+//	retry.applied     the records are written to the tables
+//	retry.commit      before COMMIT is sent
+//	retry.sent        COMMIT is sent, its answer is not read
+//	retry.committed   after its answer
+//
 //	manifest.written  the manifest of deferred blobs is written, without its name
 //	manifest.renamed  and has it
 //

@@ -1,0 +1,452 @@
+package pgjsonb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/fault"
+	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// createRetried makes the stage of records that are retried: there tells that the
+// revision is in the database already, newer is the tid of what supersedes it.
+const createRetried = `CREATE TEMPORARY TABLE zodb_convert_stage (seq bigint, zoid bigint, tid bigint, class_mod text,
+	class_name text, state jsonb, state_size integer, refs bigint[], there boolean, newer bigint) ON COMMIT DROP`
+
+// retryWriter writes records that were rejected before, in one transaction.
+type retryWriter struct {
+	groupWriter
+	connected bool
+
+	records []dest.Reject // by seq, without their data
+	reasons map[int64]reject
+	special map[int64]specialForm
+	maxOID  int64
+	result  dest.RetryResult
+}
+
+// specialForm is what is to be told of a record that is written.
+type specialForm struct {
+	forms    jsonb.Counts
+	newCodec bool
+}
+
+// Retry writes what can be stored now of records that were rejected.
+func (d *Destination) Retry(ctx context.Context, plan *dest.RetryPlan) (*dest.RetryResult, error) {
+	conn, err := d.connect.open(ctx, "zodb-convert retry")
+	if err != nil {
+		return nil, d.plain(err)
+	}
+	defer closeQuietly(conn)
+	s := &session{dest: d, control: conn, plan: d.complete(&dest.Plan{
+		Options: dest.Options{HistoryPreserving: d.config.HistoryPreserving, PreserveSharing: d.config.PreserveSharing},
+	})}
+	w := &retryWriter{
+		groupWriter: groupWriter{s: s, role: "retry", conn: conn, rows: newRecordRows(d, givenRecords{})},
+		connected:   plan.Connected, reasons: map[int64]reject{}, special: map[int64]specialForm{},
+	}
+	if err := w.admit(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.write(ctx, plan); err != nil {
+		return nil, w.failed(ctx, err)
+	}
+	return &w.result, nil
+}
+
+// failed gives an error its sentence.
+func (w *retryWriter) failed(ctx context.Context, err error) error {
+	var refused *dest.RefusedError
+	var other *otherError
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.As(err, &other):
+		return other.err
+	case errors.As(err, &refused):
+		return refused
+	case code(err) == "42501":
+		return &dest.RefusedError{Reason: fmt.Sprintf("the role lacks a right in %s: %s", w.s.dest.Name(), serverMessage(err)), Hint: "let the owner of the database retry the records"}
+	case strings.HasPrefix(code(err), "53"):
+		return fmt.Errorf("PostgreSQL has run out of a resource: %s; nothing was changed: make room and try again", serverMessage(err))
+	case lost(err) || w.conn.IsClosed():
+		return fmt.Errorf("the connection to PostgreSQL was lost (%s); either all records were written or none: the same command tells, and goes on", sentence(err.Error()))
+	}
+	return fmt.Errorf("write rejected records into %s: %w; nothing was changed", w.s.dest.Name(), err)
+}
+
+// admit refuses a database that is not a finished destination.
+func (w *retryWriter) admit(ctx context.Context) error {
+	s, name := w.s, w.s.dest.Name()
+	l, err := readLayout(ctx, w.conn)
+	if err != nil {
+		return err
+	}
+	srv, err := readServer(ctx, w.conn, l.schema)
+	if err != nil {
+		return err
+	}
+	if err := srv.check(s.dest, l, -1); err != nil { // the only connection is open
+		return err
+	}
+	if err := l.check(); err != nil {
+		return err
+	}
+	s.layout, s.tables = l, l.run()
+	if err := w.finished(ctx); err != nil {
+		return err
+	}
+	if !l.has(transactionLog) {
+		return &dest.RefusedError{Reason: fmt.Sprintf("%s has no tables of zodb-pgjsonb: nothing was converted into it", name)}
+	}
+	if !l.sequence {
+		return &dest.RefusedError{Reason: fmt.Sprintf("%s has no sequence %s: it was not converted to its end", name, zoidSeq)}
+	}
+	if err := s.checkMode(ctx); err != nil {
+		return err
+	}
+	return w.alone(ctx)
+}
+
+// finished refuses a database in which a conversion is under way.
+func (w *retryWriter) finished(ctx context.Context) error {
+	run, err := w.s.tables.Read(ctx, w.conn)
+	if err != nil {
+		return err
+	}
+	if run != nil {
+		return w.s.dest.unfinished(run)
+	}
+	return nil
+}
+
+// sessionsQuery lists who else is connected to the database. zodb-pgjsonb gives
+// its connections no name, so that any session may be a site's; each process of
+// one holds a connection as long as it runs. Of another role's sessions the server
+// may show little. What packs is known by its temporary table.
+const sessionsQuery = `SELECT pid, coalesce(nullif(application_name, ''), 'unnamed'), coalesce(usename, '?'), coalesce(state, '?'),
+		coalesce(to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS'), '?'),
+		coalesce(state <> 'idle' AND query LIKE '%reachable_oids%', false)
+	FROM pg_catalog.pg_stat_activity
+	WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
+	AND coalesce(backend_type, 'client backend') = 'client backend' AND NOT starts_with(coalesce(application_name, ''), 'zodb-convert')
+	ORDER BY pid`
+
+// alone refuses a database to which somebody else is connected, unless that is
+// allowed. A pack is not: it removes what the records refer to and nothing else
+// did when it began.
+func (w *retryWriter) alone(ctx context.Context) error {
+	rows, err := w.conn.Query(ctx, sessionsQuery)
+	if err != nil {
+		return fmt.Errorf("look for other sessions: %w", err)
+	}
+	var pid int32
+	var app, user, state, since string
+	var packing bool
+	var found []string
+	packs := ""
+	_, err = pgx.ForEachRow(rows, []any{&pid, &app, &user, &state, &since, &packing}, func() error {
+		one := fmt.Sprintf("process %d (application %q, user %s, %s, since %s)", pid, app, user, state, since)
+		if packing {
+			packs = one
+		}
+		found = append(found, one)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look for other sessions: %w", err)
+	}
+	w.result.Sessions = found
+	switch {
+	case packs != "":
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s is being packed by %s, which would remove what the records refer to", w.s.dest.Name(), packs),
+			Hint:   "wait until the pack has ended",
+		}
+	case len(found) == 0 || w.connected:
+		return nil
+	}
+	noun := "another session is"
+	if len(found) > 1 {
+		noun = fmt.Sprintf("%d other sessions are", len(found))
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("%s connected to %s, which may be a running site: %s", noun, w.s.dest.Name(), strings.Join(found[:min(len(found), dest.ListMax)], ", ")),
+		Hint:   "stop the site, or end these sessions; with --yes the records are written nevertheless, and a running site must be restarted afterwards, because its caches do not learn of them",
+	}
+}
+
+// givenRecords gives records that hold their own data.
+type givenRecords struct{}
+
+func (givenRecords) Data(_ context.Context, r *source.Record, _ *[]byte) ([]byte, error) {
+	return r.Raw, nil
+}
+
+func (givenRecords) Blob(_ context.Context, r *source.Record) (*source.Blob, error) {
+	return nil, &source.BlobError{OID: r.OID, TID: r.TID, Problem: "is not in a list of rejects"}
+}
+
+// write is the transaction. What takes long, to decode the records and to send
+// them, comes before the lock.
+func (w *retryWriter) write(ctx context.Context, plan *dest.RetryPlan) (err error) {
+	defer func() {
+		if err != nil && !w.conn.IsClosed() {
+			_ = w.exec(context.WithoutCancel(ctx), "ROLLBACK")
+		}
+	}()
+	fault.Point("retry.begin")
+	if err := w.exec(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "SET LOCAL synchronous_commit = on", patience, createRetried); err != nil {
+		return err
+	}
+	if err := plan.Records(ctx, func(r *dest.Reject) error { return w.give(ctx, r) }); err != nil {
+		return err
+	}
+	fault.Point("retry.staged")
+	if err := w.exec(ctx, "ANALYZE "+stageTable+" (seq, zoid, tid)", "SELECT pg_advisory_xact_lock(0)"); err != nil {
+		return err
+	}
+	fault.Point("retry.locked")
+	for _, step := range []func(context.Context) error{
+		w.finished, w.alone, w.known, w.judge, w.settle, w.apply, w.looseEnds, w.alone,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	fault.Point("retry.commit")
+	answer := w.conn.PgConn().Exec(ctx, "COMMIT")
+	fault.Point("retry.sent")
+	if err := committed(answer); err != nil {
+		return err
+	}
+	fault.Point("retry.committed")
+	return nil
+}
+
+// give stages a record.
+func (w *retryWriter) give(ctx context.Context, r *dest.Reject) error {
+	if r.OID >= zodb.Limit || r.TID >= zodb.Limit {
+		return elsewhere(&dest.RefusedError{Reason: fmt.Sprintf("oid %v, tid %v: a bigint column cannot hold them with room for new ones", r.OID, r.TID)})
+	}
+	seq := int64(len(w.records))
+	short := *r
+	short.Data = nil
+	w.records = append(w.records, short)
+	w.rows.start(&source.Chunk{Records: []source.Record{{OID: r.OID, TID: r.TID, Pos: r.Pos, Raw: r.Data, Current: true}}}, false)
+	defer w.rows.stop()
+	clear(w.rows.refused)
+	err := w.take(ctx, func() error {
+		w.rows.reset()
+		delete(w.reasons, seq)
+		delete(w.special, seq)
+		return w.sparing(ctx, func() error {
+			return w.rows.copy(ctx, w.conn, "COPY "+stageTable+" "+stageColumns+" FROM STDIN (FORMAT binary)", w.staged(ctx, seq))
+		})
+	})
+	w.maxOID = max(w.maxOID, w.rows.maxOID)
+	return err
+}
+
+// staged gives the row of the record.
+func (w *retryWriter) staged(ctx context.Context, seq int64) func() error {
+	done := false
+	return func() error {
+		if done {
+			return io.EOF
+		}
+		done = true
+		return w.stageRecord(ctx, seq)
+	}
+}
+
+func (w *retryWriter) stageRecord(ctx context.Context, seq int64) error {
+	rows := &w.rows
+	record := &rows.chunk.Records[0]
+	rows.maxOID = max(rows.maxOID, int64(record.OID))
+	b := appendBigint(appendInt16(rows.stream.head, 8), seq)
+	row, size, bad, err := rows.encode(ctx, record, 0)
+	switch {
+	case err != nil:
+		return err
+	case len(record.Raw) == 0:
+		bad = &reject{class: w.records[seq].Class, reason: "its data is not in the list of rejects; convert the source anew"}
+	case bad != nil:
+	case isBlob(row):
+		bad = &reject{class: className(row.Module, row.Name), reason: "it is a blob, whose bytes are not in the list of rejects; convert the source anew, with the blob's file in its place"}
+	default:
+		rows.count(row, size, true)
+		w.special[seq] = specialForm{row.Forms, row.NewCodec}
+		rows.stream.head = appendObjectFields(b, record, row)
+		rows.stream.tail = appendObjectTail(rows.stream.tail, size, row.Refs)
+		rows.stream.emit(row.State)
+		return nil
+	}
+	w.reasons[seq] = *bad
+	b = appendBigint(b, int64(record.OID))
+	b = appendBigint(b, int64(record.TID))
+	for range 5 {
+		b = appendNull(b)
+	}
+	rows.stream.head = b
+	rows.stream.emit(nil)
+	return nil
+}
+
+// known refuses records whose transactions the database does not have.
+func (w *retryWriter) known(ctx context.Context) error {
+	var oid, tid, n int64
+	err := w.conn.QueryRow(ctx, `SELECT coalesce((array_agg(zoid ORDER BY seq))[1], 0), coalesce((array_agg(tid ORDER BY seq))[1], 0), count(*)
+		FROM `+stageTable+` r WHERE NOT EXISTS (SELECT FROM `+w.s.layout.name(transactionLog)+` t WHERE t.tid = r.tid)`).Scan(&oid, &tid, &n)
+	if err != nil {
+		return fmt.Errorf("look for the transactions of the records: %w", err)
+	}
+	if n == 0 {
+		return nil
+	}
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("%s does not have the transactions of %s, the first is that of oid %v, tid %v: it was not converted from the source of these records, or a pack has removed the transactions",
+			w.s.dest.Name(), count(n, "record"), zodb.OID(oid), zodb.TID(tid)),
+		Hint: "name the destination that the list of rejects belongs to",
+	}
+}
+
+// What the statements below ask of rows of the stage.
+const (
+	// retried is a row r that is to be written.
+	retried = "r.class_mod IS NOT NULL AND NOT r.there AND r.newer IS NULL"
+	// retriedAfter: so is a newer revision of the same object.
+	retriedAfter = "EXISTS (SELECT FROM " + stageTable + " n WHERE n.zoid = r.zoid AND n.tid > r.tid AND n.class_mod IS NOT NULL AND NOT n.there AND n.newer IS NULL)"
+	// tombstone is a row x of object_history that says that the object does not
+	// exist. A rejected revision has one, too.
+	tombstone = "x.class_mod = '' AND x.state IS NULL"
+)
+
+// judge finds out what of the stage may be written. A revision is there with its
+// own tid; above it may be nothing but what is written along with it.
+func (w *retryWriter) judge(ctx context.Context) error {
+	state, old := w.s.layout.name(objectState), w.s.layout.name(objectHistory)
+	there := "EXISTS (SELECT FROM " + state + " x WHERE x.zoid = r.zoid AND x.tid = r.tid)"
+	newer := []string{"(SELECT x.tid FROM " + state + " x WHERE x.zoid = r.zoid AND x.tid > r.tid)"}
+	if w.s.plan.Options.HistoryPreserving {
+		there += " OR EXISTS (SELECT FROM " + old + " x WHERE x.zoid = r.zoid AND x.tid = r.tid AND NOT (" + tombstone + "))"
+		newer = append(newer,
+			"(SELECT max(x.tid) FROM "+old+" x WHERE x.zoid = r.zoid AND x.tid > r.tid AND NOT ("+tombstone+
+				" AND EXISTS (SELECT FROM "+stageTable+" n WHERE n.zoid = x.zoid AND n.tid = x.tid AND n.class_mod IS NOT NULL)))",
+			"(SELECT max(n.tid) FROM "+stageTable+" n WHERE n.zoid = r.zoid AND n.tid > r.tid AND n.class_mod IS NULL)")
+	} else {
+		newer = append(newer, "(SELECT max(n.tid) FROM "+stageTable+" n WHERE n.zoid = r.zoid AND n.tid > r.tid)")
+	}
+	err := w.exec(ctx,
+		"CREATE INDEX ON "+stageTable+" (zoid, tid)",
+		"UPDATE "+stageTable+" r SET there = "+there+", newer = greatest("+strings.Join(newer, ", ")+")")
+	if err != nil {
+		return fmt.Errorf("compare the records with what is there: %w", err)
+	}
+	return nil
+}
+
+// settle notes what becomes of each record.
+func (w *retryWriter) settle(ctx context.Context) error {
+	rows, err := w.conn.Query(ctx, "SELECT seq, there, coalesce(newer, 0), class_mod IS NOT NULL FROM "+stageTable+" ORDER BY seq")
+	if err != nil {
+		return fmt.Errorf("compare the records with what is there: %w", err)
+	}
+	r := &w.result
+	var forms jsonb.Counts
+	var seq, newer, settled int64
+	var there, storable bool
+	_, err = pgx.ForEachRow(rows, []any{&seq, &there, &newer, &storable}, func() error {
+		settled++
+		record := w.records[seq]
+		switch {
+		case there:
+			r.There++
+		case newer != 0:
+			r.Superseded = append(r.Superseded, dest.Outdated{OID: record.OID, TID: record.TID, Newer: zodb.TID(newer)})
+		case !storable:
+			bad := w.reasons[seq]
+			record.Class, record.Reason = bad.class, bad.reason
+			r.Rejected = append(r.Rejected, record)
+		default:
+			r.Written++
+			special := w.special[seq]
+			for i, n := range special.forms {
+				forms[i] += n
+			}
+			if special.newCodec {
+				r.NewCodec++
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("compare the records with what is there: %w", err)
+	}
+	if settled != int64(len(w.records)) {
+		return fmt.Errorf("PostgreSQL has kept %d of %s", settled, count(int64(len(w.records)), "record"))
+	}
+	r.Forms = forms.AddTo(nil)
+	return nil
+}
+
+// apply writes the rows. The newest revision of an object becomes the current one:
+// there is nothing above it. A tombstone of the same tid is what stood for the
+// rejected revision.
+func (w *retryWriter) apply(ctx context.Context) error {
+	state, old := w.s.layout.name(objectState), w.s.layout.name(objectHistory)
+	older := stageTable + " r WHERE " + retried + " AND " + retriedAfter
+	newest := stageTable + " r WHERE " + retried + " AND NOT " + retriedAfter
+	if w.s.plan.Options.HistoryPreserving {
+		replaced := state + " x WHERE EXISTS (SELECT FROM " + stageTable + " r WHERE r.zoid = x.zoid AND " + retried + ")"
+		err := w.exec(ctx,
+			"INSERT INTO "+old+" ("+columnList+") SELECT "+columnList+" FROM "+replaced+" ON CONFLICT (zoid, tid) DO NOTHING",
+			"DELETE FROM "+old+" x USING "+stageTable+" r WHERE r.zoid = x.zoid AND r.tid = x.tid AND "+tombstone+" AND "+retried,
+			"INSERT INTO "+old+" ("+columnList+") SELECT "+columnList+" FROM "+older)
+		if err != nil {
+			return err
+		}
+		if err := w.kept(ctx, replaced, old); err != nil {
+			return err
+		}
+		if err := w.kept(ctx, older, old); err != nil {
+			return err
+		}
+	}
+	err := w.exec(ctx, "INSERT INTO "+state+" ("+columnList+") SELECT "+columnList+" FROM "+newest+
+		" ON CONFLICT (zoid) DO UPDATE SET tid = EXCLUDED.tid, "+assignments)
+	if err != nil {
+		return err
+	}
+	if err := w.kept(ctx, newest, state); err != nil {
+		return err
+	}
+	fault.Point("retry.applied")
+	if w.result.Written == 0 {
+		return nil
+	}
+	return w.exec(ctx, w.s.layout.raiseSequence(w.maxOID))
+}
+
+// looseEnds counts written objects to which nothing refers, and objects to which
+// they refer and which are not there.
+func (w *retryWriter) looseEnds(ctx context.Context) error {
+	state := w.s.layout.name(objectState)
+	newest := stageTable + " r WHERE " + retried + " AND NOT " + retriedAfter
+	err := w.conn.QueryRow(ctx, `SELECT
+		(SELECT count(*) FROM `+newest+` AND r.zoid <> 0 AND NOT EXISTS (SELECT FROM `+state+` x WHERE x.refs @> ARRAY[r.zoid] AND x.zoid <> r.zoid)),
+		(SELECT count(DISTINCT ref) FROM (SELECT unnest(r.refs) AS ref FROM `+newest+`) refs WHERE NOT EXISTS (SELECT FROM `+state+` x WHERE x.zoid = ref))`).
+		Scan(&w.result.Unreferenced, &w.result.Dangling)
+	if err != nil {
+		return fmt.Errorf("look for what the written objects refer to: %w", err)
+	}
+	return nil
+}

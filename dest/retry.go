@@ -1,0 +1,47 @@
+package dest
+
+import (
+	"context"
+
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// RetryPlan is what is retried: records that an earlier version rejected.
+type RetryPlan struct {
+	// Records calls fn for each of them, in any order. What it gets is valid until
+	// the call returns. A revision comes once.
+	Records func(ctx context.Context, fn func(*Reject) error) error
+	// Connected allows other sessions, among them a running site.
+	Connected bool
+}
+
+// RetryResult is what became of the records. Each is in exactly one place.
+type RetryResult struct {
+	// Written are in the destination now, There were before.
+	Written int64
+	There   int64
+	// Superseded have a newer row or tombstone of the same oid.
+	Superseded []Outdated
+	// Rejected cannot be stored by this version either; Data is left out.
+	Rejected []Reject
+	// Forms counts special forms by kind of what was written, NewCodec the records
+	// that only zodb-json-codec >= 1.7.0 reads.
+	Forms    map[string]int64
+	NewCodec int64
+	// Unreferenced counts current objects among the written ones to which nothing
+	// refers: the next pack removes them.
+	Unreferenced int64
+	// Dangling counts the oids to which the written ones refer and which are not
+	// there.
+	Dangling int64
+	// Sessions are those that were connected, a phrase each.
+	Sessions []string
+}
+
+// Outdated is a record that is not written because the destination has something
+// newer.
+type Outdated struct {
+	OID   zodb.OID
+	TID   zodb.TID // of the record
+	Newer zodb.TID
+}

@@ -1,0 +1,239 @@
+package pipeline
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// maxLine is how long a line of a rejects file may be: PostgreSQL keeps records up
+// to a gigabyte with the list of rejects, base64 adds a third.
+const maxLine = 3 << 29
+
+// RetryReport is what came of Retry.
+type RetryReport struct {
+	dest.RetryResult
+	File, Destination string
+	// Records and Blobs count the lines of the file; one that comes twice counts
+	// once. The bytes of blobs are in no such file, so that those are as missing as
+	// they were.
+	Records, Blobs int64
+}
+
+// Remaining counts what of the file is not in the destination.
+func (r *RetryReport) Remaining() int64 {
+	return r.Blobs + int64(len(r.Superseded)+len(r.Rejected))
+}
+
+// Retry writes those records of a rejects file that can be stored now into the
+// finished destination. The whole file is checked before the destination is
+// asked. connected allows that somebody else, such as a running site, is connected
+// to it.
+func Retry(ctx context.Context, path string, dst dest.Destination, connected bool) (*RetryReport, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the list of rejects: %w", err)
+	}
+	defer f.Close()
+	list := rejectsFile{path: path, file: f, seen: map[listed]seenLine{}}
+	report := &RetryReport{File: path, Destination: dst.Name()}
+	err = list.lines(ctx, func(n int, line *RejectLine) error {
+		first, err := list.note(n, line)
+		switch {
+		case err != nil || !first:
+		case line.Kind == MissingBlob:
+			report.Blobs++
+		default:
+			report.Records++
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	result, err := dst.Retry(ctx, &dest.RetryPlan{Records: list.records, Connected: connected})
+	if err != nil {
+		return nil, err
+	}
+	report.RetryResult = *result
+	return report, nil
+}
+
+// rejectsFile is a rejects file that is read twice: once to check it, and once for
+// what is in it.
+type rejectsFile struct {
+	path string
+	file *os.File
+	seen map[listed]seenLine
+}
+
+// listed names what a line is about.
+type listed struct {
+	kind RejectKind
+	oid  zodb.OID
+	tid  zodb.TID
+}
+
+// seenLine is the line that was first about a revision.
+type seenLine struct {
+	number int
+	digest [sha256.Size]byte // of its data
+}
+
+// malformed is the refusal of a file for what a line is.
+func (l *rejectsFile) malformed(line int, format string, args ...any) error {
+	return &dest.RefusedError{
+		Reason: fmt.Sprintf("%s, line %d: %s", l.path, line, fmt.Sprintf(format, args...)),
+		Hint:   "nothing was changed; name a file that --rejects has written, as it was written",
+	}
+}
+
+// note remembers a line. first is false for a copy of an earlier one, which is
+// there where files were joined.
+func (l *rejectsFile) note(n int, line *RejectLine) (first bool, err error) {
+	key, err := revisionOf(line)
+	if err != nil {
+		return false, l.malformed(n, "%v", err)
+	}
+	now := seenLine{n, sha256.Sum256(line.Pickle)}
+	earlier, ok := l.seen[key]
+	switch {
+	case !ok:
+		l.seen[key] = now
+		return true, nil
+	case earlier.digest == now.digest:
+		return false, nil
+	}
+	return false, l.malformed(n, "oid %v, tid %v stands in line %d already, with other data", key.oid, key.tid, earlier.number)
+}
+
+// records gives the records of the file, each once.
+func (l *rejectsFile) records(ctx context.Context, fn func(*dest.Reject) error) error {
+	if _, err := l.file.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read the list of rejects: %w", err)
+	}
+	return l.lines(ctx, func(n int, line *RejectLine) error {
+		key, err := revisionOf(line)
+		if err != nil {
+			return l.malformed(n, "%v", err)
+		}
+		seen := l.seen[key]
+		if seen.digest != sha256.Sum256(line.Pickle) {
+			return l.malformed(n, "it has changed while the file was read")
+		}
+		if key.kind != RejectedRecord || seen.number != n {
+			return nil
+		}
+		return fn(&dest.Reject{OID: key.oid, TID: key.tid, Pos: line.Offset, Class: line.Class, Reason: line.Reason, Data: line.Pickle})
+	})
+}
+
+// lines calls fn for each line that is not empty.
+func (l *rejectsFile) lines(ctx context.Context, fn func(n int, line *RejectLine) error) error {
+	in := bufio.NewReaderSize(l.file, 64<<10)
+	var text []byte
+	for n := 1; ; n++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var err error
+		text, err = readLine(in, text[:0])
+		if errors.Is(err, errLongLine) {
+			return l.malformed(n, "it is longer than the line of any record")
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read the list of rejects %s: %w", l.path, err)
+		}
+		if content := bytes.TrimSpace(text); len(content) > 0 {
+			line, e := parseReject(content)
+			if e != nil {
+				return l.malformed(n, "%v", e)
+			}
+			if e := fn(n, line); e != nil {
+				return e
+			}
+		}
+		if err != nil {
+			return nil
+		}
+	}
+}
+
+var errLongLine = errors.New("the line is too long")
+
+// readLine appends a line to text. io.EOF comes with the last one.
+func readLine(in *bufio.Reader, text []byte) ([]byte, error) {
+	for {
+		part, err := in.ReadSlice('\n')
+		text = append(text, part...)
+		switch {
+		case len(text) > maxLine:
+			return text, errLongLine
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return text, err
+		}
+	}
+}
+
+// parseReject reads one line.
+func parseReject(text []byte) (*RejectLine, error) {
+	line := new(RejectLine)
+	in := json.NewDecoder(bytes.NewReader(text))
+	in.DisallowUnknownFields()
+	if err := in.Decode(line); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, errors.New("it ends in the middle of an object")
+		}
+		return nil, fmt.Errorf("it is no line of a list of rejects (%s)", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	if _, err := in.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something stands behind its object")
+	}
+	return line, nil
+}
+
+// revisionOf checks what a line is about.
+func revisionOf(line *RejectLine) (r listed, err error) {
+	r.kind = line.Kind
+	switch r.kind {
+	case "": // of an earlier version
+		r.kind = RejectedRecord
+	case RejectedRecord, MissingBlob:
+	default:
+		return r, fmt.Errorf("its kind %q is none that this version knows", line.Kind)
+	}
+	oid, err := parseNumber("oid", line.OID)
+	if err != nil {
+		return r, err
+	}
+	tid, err := parseNumber("tid", line.TID)
+	if err != nil {
+		return r, err
+	}
+	r.oid, r.tid = zodb.OID(oid), zodb.TID(tid)
+	if max(oid, tid) >= uint64(zodb.Limit) {
+		return r, fmt.Errorf("oid %v, tid %v: no destination holds such numbers", r.oid, r.tid)
+	}
+	return r, nil
+}
+
+// parseNumber reads an oid or a tid as String writes it.
+func parseNumber(name, text string) (uint64, error) {
+	digits, ok := strings.CutPrefix(text, "0x")
+	n, err := strconv.ParseUint(digits, 16, 64)
+	if !ok || len(digits) != 16 || err != nil {
+		return 0, fmt.Errorf("its %s %q is not 0x and 16 hexadecimal digits", name, text)
+	}
+	return n, nil
+}
