@@ -114,8 +114,10 @@ type Blobs struct {
 type Rows struct {
 	Transactions int64 `json:"transactions" doc:"rows of transactions"`
 	Objects      int64 `json:"objects" doc:"current rows"`
-	Revisions    int64 `json:"revisions" doc:"older rows and deletions"`
-	Blobs        int64 `json:"blobs" doc:"rows of blobs"`
+	Revisions    int64 `json:"revisions" doc:"older revisions, deletions among them; 0 without history"`
+	Deleted      int64 `json:"deleted" doc:"objects that do not exist any more: no row, or, with history, one that says so"`
+	Rejected     int64 `json:"rejected" doc:"records that it cannot hold"`
+	Blobs        int64 `json:"blobs" doc:"blobs that were found, in PostgreSQL or in S3"`
 	BlobBytes    int64 `json:"blob_bytes" doc:"of these"`
 }
 
@@ -123,7 +125,6 @@ type Rows struct {
 const (
 	Rejected          = "rejected"           // the destination cannot hold it
 	NewCodec          = "new-codec"          // only a newer reader reads it
-	ClassArguments    = "class-pickle"       // what its class pickle says besides the class is not kept
 	Dangling          = "dangling-reference" // it refers to an object that does not exist
 	CrossDatabase     = "cross-database"     // it refers to an object of another database
 	WeakDangling      = "dangling-weak-reference"
@@ -143,8 +144,10 @@ type Finding struct {
 	Cause   string   `json:"cause" doc:"a stable name; docs/fidelity.md explains those of forms"`
 	Text    string   `json:"text" doc:"what it means, in one sentence"`
 	Count   int64    `json:"count" doc:"records, transactions or blobs"`
+	Values  int64    `json:"values,omitempty" doc:"how many values of these records are of a form"`
 	Classes []Class  `json:"classes,omitempty" doc:"the first classes, most frequent first; of each, objects counts records"`
 	First   []string `json:"first,omitempty" doc:"the first oids (tids where it is about transactions)"`
+	Targets []string `json:"targets,omitempty" doc:"of references: what those of first refer to, one for each; without first, what is referred to"`
 	Reasons []Reason `json:"reasons,omitempty" doc:"of rejects: why, most frequent first"`
 }
 
