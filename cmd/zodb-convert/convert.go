@@ -31,7 +31,6 @@ import (
 const convertHelp = `Move a ZODB (FileStorage, RelStorage) into zodb-pgjsonb: JSON in PostgreSQL.
 Usage: zodb-convert [flags] CONFIG          CONFIG is TOML or ZConfig
        zodb-convert verify|status|init      compare; see how far; draft a CONFIG
-       zodb-convert --upload-blobs MANIFEST [flags] [CONFIG]
 
 `
 
@@ -58,6 +57,7 @@ type convertOptions struct {
 	abort       bool
 	memory      int64
 	rejects     string
+	retry       string
 	sharing     bool
 
 	background   bool
@@ -87,6 +87,9 @@ func newConvertCommand(a *app) *cobra.Command {
 			if o.upload != "" {
 				return a.upload(cmd.Context(), o)
 			}
+			if o.retry != "" {
+				return a.retry(cmd.Context(), o)
+			}
 			return a.convert(cmd.Context(), o)
 		},
 	}
@@ -96,10 +99,11 @@ func newConvertCommand(a *app) *cobra.Command {
 	f.BoolVar(&o.incremental, "incremental", false, "go on with an interrupted run, or add what is new")
 	f.BoolVar(&o.dryRun, "dry-run", false, "decode everything, write nothing")
 	f.BoolVar(&o.clear, "clear", false, "empty the destination first")
-	f.BoolVar(&o.yes, "yes", false, "do not ask before --clear")
+	f.BoolVar(&o.yes, "yes", false, "do not ask before --clear; retry beside a site")
 	f.BoolVar(&o.abort, "abort", false, "undo an interrupted run: empty what it loaded")
 	f.Var((*sizeValue)(&o.memory), "memory", "take no more memory than `SIZE`")
 	f.StringVar(&o.rejects, "rejects", "", "accept rejected records and list them in `PATH`")
+	f.StringVar(&o.retry, "retry-rejects", "", "only store what can be stored now of `PATH`")
 	f.BoolVar(&o.sharing, "preserve-sharing", false, "keep shared parts of a record shared, as pickles")
 	f.Var((*formatValue)(&a.output.logFormat), "log-format", "`text` or json, one object a line")
 	f.BoolVarP(&a.output.verbose, "verbose", "v", false, "tell more")
@@ -136,7 +140,7 @@ func (o *convertOptions) blobFlags() *pflag.FlagSet {
 // arguments is the rule for arguments: one CONFIG, which --upload-blobs may do
 // without. Neither it nor --abort reads the source, whose disk may be gone.
 func (o *convertOptions) arguments(cmd *cobra.Command, args []string) error {
-	o.from.DestinationOnly = o.upload != "" || o.abort
+	o.from.DestinationOnly = o.upload != "" || o.abort || o.retry != ""
 	if o.upload != "" && len(args) == 0 && o.from.DestinationSite == "" {
 		return nil
 	}
@@ -153,7 +157,7 @@ func (o *convertOptions) contradictions(out *outputOptions) error {
 		a, b   bool
 		reason string
 	}
-	deferred, upload := o.deferred != "", o.upload != ""
+	deferred, upload, retry := o.deferred != "", o.upload != "", o.retry != ""
 	for _, p := range []pair{
 		{o.clear, o.incremental, "--clear and --incremental contradict each other: one empties the destination, the other goes on with it"},
 		{o.clear, o.dryRun, "--clear and --dry-run contradict each other: one empties the destination, the other writes nothing"},
@@ -169,6 +173,9 @@ func (o *convertOptions) contradictions(out *outputOptions) error {
 		{o.staging != "", !deferred, "--staging-dir is of use with --deferred-blobs only: otherwise no blob has to wait for its upload"},
 		{upload, o.clear || o.incremental || o.dryRun || o.abort || o.sharing || o.background || deferred || o.allowMissing,
 			"--upload-blobs uploads and converts nothing: only -w, --memory, --rejects, --check, --s3-... and the flags for output go with it"},
+		{retry, upload, "--retry-rejects and --upload-blobs are two different things"},
+		{retry, o.clear || o.incremental || o.dryRun || o.abort || o.background || deferred || o.allowMissing || o.rejects != "" || o.s3.given("workers"),
+			"--retry-rejects writes what a list of rejects holds and converts nothing: only --yes, --preserve-sharing, --memory and the flags for output go with it"},
 		{o.check, !upload, "--check is of use with --upload-blobs only"},
 		{out.verbose, out.quiet, "--verbose and --quiet contradict each other"},
 	} {

@@ -36,6 +36,8 @@ type Printer interface {
 	Summary(*Summary)
 	// Uploaded tells what came of uploading a manifest.
 	Uploaded(*UploadSummary)
+	// Retried tells what came of retrying rejected records.
+	Retried(*RetrySummary)
 	// Problem tells why the command fails.
 	Problem(*Problem)
 }

@@ -436,17 +436,18 @@ func (s *Summary) rejects(b *strings.Builder) {
 		return
 	}
 	b.WriteString("Rejected\n")
-	for _, j := range s.Report.Rejects[:min(len(s.Report.Rejects), dest.ListMax)] {
-		class := j.Class
-		if class == "" {
-			class = "unknown class"
-		}
-		wrap(b, fmt.Sprintf("oid %v, tid %v%s, %s: %s", j.OID, j.TID, at(j.Pos), class, j.Reason), "  ")
+	for i := range s.Report.Rejects[:min(len(s.Report.Rejects), dest.ListMax)] {
+		wrap(b, rejectText(&s.Report.Rejects[i]), "  ")
 	}
 	if rest := n - int64(min(len(s.Report.Rejects), dest.ListMax)); rest > 0 {
 		fmt.Fprintf(b, "  ... and %s more\n", Count(rest))
 	}
 	b.WriteString("\n")
+}
+
+// rejectText is one rejected record.
+func rejectText(j *dest.Reject) string {
+	return fmt.Sprintf("oid %v, tid %v%s, %s: %s", j.OID, j.TID, at(j.Pos), cmp.Or(j.Class, "unknown class"), j.Reason)
 }
 
 func (s *Summary) missingBlobs(b *strings.Builder) {
