@@ -96,18 +96,23 @@ func (w *worker) compareBlob(ctx context.Context, b *blobPair) error {
 		if b.row.Length != blob.Size || b.row.SHA256 != here.sha256 {
 			return w.tally.differ(w.otherBytes(b.rec, "data", blob.Size, here, b.row.Length, hex.EncodeToString(b.row.SHA256[:])))
 		}
-		w.tally.count(func(r *Result) { r.Blobs++; r.BlobBytes += blob.Size })
-	}
-	if b.row.S3Key == "" {
-		return nil
+		if b.row.S3Key == "" {
+			w.tally.count(func(r *Result) { r.Blobs++; r.BlobBytes += blob.Size })
+			return nil
+		}
 	}
 	return w.compareObject(ctx, b, blob.Size, here)
 }
 
 // sourceLost is a blob that the source does not have: a conversion that accepts
-// that leaves its row out. A row that is there cannot be judged.
+// that leaves its row out. A row that is there cannot be compared.
 func (w *worker) sourceLost(b *blobPair, lost *source.BlobError) error {
-	return w.tally.declare(w.blobDifference(SourceBlobLost, b.rec, Difference{Reason: lost.Error()}))
+	d := w.blobDifference(SourceBlobLost, b.rec, Difference{Reason: lost.Error()})
+	if b.rows == 0 {
+		return w.tally.declare(d)
+	}
+	d.Kind, d.Path, d.Destination = NotCompared, "blob_state", size(b.row.Size)
+	return w.tally.differ(d)
 }
 
 func size(n int64) string { return fmt.Sprintf("%d bytes", n) }

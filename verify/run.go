@@ -333,13 +333,20 @@ func (e *extras) name(ctx context.Context) error {
 // in them, and looks at those of the destination once more.
 func (e *extras) part(ctx context.Context, part map[int]bool) error {
 	current, revisions, blobs := map[zodb.OID]bool{}, map[source.Key]bool{}, map[source.Key]bool{}
-	replaced := map[zodb.OID]bool{} // by what is not converted yet
+	replaced := map[zodb.OID]bool{}  // by what is not converted yet
+	older := map[zodb.OID]zodb.TID{} // those that Since leaves out
 	var scratch []byte
 	err := e.read(ctx, func(c *source.Chunk) error {
 		defer c.Release()
 		for i := range c.Records {
 			rec := &c.Records[i]
-			if !part[bucketOf(uint64(rec.OID))] || !e.wanted(rec.OID, rec.TID) {
+			if !part[bucketOf(uint64(rec.OID))] || !inSample(rec.OID, e.opts.Percent) {
+				continue
+			}
+			if rec.TID < e.opts.Since {
+				if e.isCurrent(rec) && uint64(len(older)) < e.knownKeys() {
+					older[rec.OID] = rec.TID
+				}
 				continue
 			}
 			key := source.Key{OID: rec.OID, TID: rec.TID}
@@ -367,9 +374,15 @@ func (e *extras) part(ctx context.Context, part map[int]bool) error {
 			return nil
 		}
 		d := Difference{OID: k.OID.String(), TID: k.TID.String(), oid: k.OID, tid: k.TID}
+		tid, known := older[k.OID]
 		switch {
+		case k.Current && known:
+			d.Kind, d.TID, d.tid, d.Path, d.Source, d.Destination = OtherTID, tid.String(), tid, "tid", tid.String(), k.TID.String()
 		case k.Current && !current[k.OID]:
 			d.Kind, d.Reason = ExtraObject, "the source has no such object"
+			if e.opts.Since > 0 {
+				d.Reason += " of " + e.opts.Since.String() + " or later"
+			}
 		case !k.Current && !revisions[source.Key{OID: k.OID, TID: k.TID}]:
 			d.Kind, d.Reason = ExtraRevision, "the source has no such revision"
 		default:

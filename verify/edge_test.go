@@ -1,0 +1,134 @@
+package verify_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/zodb-convert/zodb-convert/dest/desttest"
+	"github.com/zodb-convert/zodb-convert/pipeline"
+	"github.com/zodb-convert/zodb-convert/verify"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+// modes runs a test without and with history.
+func modes(t *testing.T, fn func(t *testing.T, history bool)) {
+	for _, history := range []bool{false, true} {
+		t.Run(map[bool]string{false: "without history", true: "with history"}[history], func(t *testing.T) {
+			t.Parallel()
+			fn(t, history)
+		})
+	}
+}
+
+// A blob that the source does not have (any more) is a declared deviation where
+// the destination has left it out, too. Where it has bytes, nothing is known of
+// them: a blob directory that is the wrong one must not pass for a comparison.
+func TestBlobsWhoseFileIsNotThereAreNotCompared(t *testing.T) {
+	modes(t, func(t *testing.T, history bool) {
+		b := desttest.NewBuilder()
+		b.Commit(desttest.Transaction{TID: 5 << 40}, thing(0, "root"), desttest.BlobOf(1, []byte("first")), desttest.BlobOf(2, []byte("second")))
+		p := built(t, history, b)
+		if r, all := p.verify(t, verify.Options{}); len(all) > 0 || r.Blobs != 2 {
+			t.Fatalf("untouched: %d blobs, %v", r.Blobs, all)
+		}
+		b.Lose(2, 5<<40)
+		r, all := p.verify(t, verify.Options{})
+		if len(all) != 1 || all[0].Kind != verify.NotCompared || all[0].OID != "0x0000000000000002" || r.Blobs != 1 {
+			t.Errorf("%d blobs, %v", r.Blobs, all)
+		}
+		m := newMutator(t, p, 0)
+		m.exec(t, "DELETE FROM blob_state WHERE zoid = 2")
+		r, all = p.verify(t, verify.Options{})
+		if len(all) != 0 || len(r.Declared) != 1 || r.Declared[0].Kind != verify.SourceBlobLost {
+			t.Errorf("declared %v, %v", r.Declared, all)
+		}
+	})
+}
+
+// An object of which a revision was rejected is a declared deviation, whenever that
+// came.
+func TestRejectedRevisionsAreDeclaredWheneverTheyCame(t *testing.T) {
+	bad := func(oid zodb.OID) desttest.Record {
+		return desttest.Record{OID: oid, Data: desttest.Bad(), Rejected: true}
+	}
+	modes(t, func(t *testing.T, history bool) {
+		b := desttest.NewBuilder()
+		b.Commit(desttest.Transaction{TID: 5 << 40}, thing(0, "root"), thing(1, "a"), thing(2, "b"), bad(3), bad(4))
+		b.Commit(desttest.Transaction{TID: 6 << 40}, bad(1))
+		p := built(t, history, b)
+		for _, when := range []string{"loaded", "caught up"} {
+			r, all := p.verify(t, verify.Options{})
+			if len(all) > 0 || len(r.Declared) == 0 {
+				t.Fatalf("%s: declared %v, %v", when, r.Declared, all)
+			}
+			b.Commit(desttest.Transaction{TID: zodb.TID(7+b.Len()) << 40}, bad(2), thing(4, "good"), bad(5))
+			b.Commit(desttest.Transaction{TID: zodb.TID(7+b.Len()) << 40}, desttest.Record{OID: 3})
+			if _, err := pipeline.Run(t.Context(), p.source(t), p.destination(t), pipeline.Options{Workers: 2, Incremental: true, Rejects: t.TempDir() + "/rejects.jsonl"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, all := p.verify(t, verify.Options{})
+		if len(all) > 0 || len(r.Declared) == 0 {
+			t.Errorf("declared %v, %v", r.Declared, all)
+		}
+		if r, all := p.verify(t, verify.Options{Strict: true}); r.Differences == 0 || int(r.Differences) != len(all) || !all[0].Declared {
+			t.Errorf("strict: %v", all)
+		}
+	})
+}
+
+// With Since and Percent whatever is in what is compared is found, and nothing
+// else.
+func TestChangesAreFoundInWhatIsComparedOnly(t *testing.T) {
+	modes(t, func(t *testing.T, history bool) {
+		b := desttest.NewBuilder()
+		b.Commit(desttest.Transaction{TID: 4 << 40}, thing(0, "root"))
+		for i := range 6 {
+			tid := zodb.TID(5+i) << 40
+			b.Commit(desttest.Transaction{TID: tid}, thing(zodb.OID(2*i+1), "a"), thing(zodb.OID(2*i+2), "b"), thing(100, fmt.Sprint(i)))
+		}
+		p := built(t, history, b)
+		m := newMutator(t, p, 0)
+		m.exec(t, "SELECT setval('zoid_seq', 100000)")
+		since := zodb.TID(8 << 40)
+		for _, c := range []struct {
+			what, sql string
+			kinds     []string // with Since
+		}{
+			{"nothing", "SELECT", nil},
+			{"an old row goes", "DELETE FROM object_state WHERE zoid = 1", nil},
+			{"a new row goes", "DELETE FROM object_state WHERE zoid = 11", []string{verify.MissingObject}},
+			{"a new row gets an old tid", "UPDATE object_state SET tid = $1 WHERE zoid = 11", []string{verify.OtherTID}},
+			{"an old row gets a new tid", "UPDATE object_state SET tid = $2 WHERE zoid = 1", []string{verify.OtherTID}},
+			{"a row too much of a new tid", "INSERT INTO object_state SELECT 77, $2, class_mod, class_name, state, state_size FROM object_state WHERE zoid = 1", []string{verify.ExtraObject}},
+			{"a row too much of an old tid", "INSERT INTO object_state SELECT 77, $1, class_mod, class_name, state, state_size FROM object_state WHERE zoid = 1", nil},
+			{"an old transaction goes", "DELETE FROM transaction_log WHERE tid = $1", nil},
+			{"a new transaction goes", "DELETE FROM transaction_log WHERE tid = $2", []string{verify.MissingTransaction}},
+			{"a transaction too much", "INSERT INTO transaction_log (tid) SELECT $2 + 1", []string{verify.ExtraTransaction}},
+			{"an old transaction too much", "INSERT INTO transaction_log (tid) SELECT $1 + 1", nil},
+			{"a new transaction", "UPDATE transaction_log SET username = 'other' WHERE tid = $2", []string{verify.OtherTransaction}},
+		} {
+			sql := "WITH old AS (SELECT $1::int8, $2::int8) " + c.sql
+			m.exec(t, sql, int64(5<<40), int64(9<<40))
+			check := func(opts verify.Options, want []string) {
+				t.Helper()
+				r, all := p.verify(t, opts)
+				var kinds []string
+				for _, d := range all {
+					kinds = append(kinds, d.Kind)
+				}
+				if fmt.Sprint(kinds) != fmt.Sprint(want) || r.Differences != int64(len(all)) {
+					t.Errorf("%s, %+v: %v, want %v", c.what, opts, all, want)
+				}
+			}
+			check(verify.Options{Since: since}, c.kinds)
+			check(verify.Options{Since: since, Percent: 99.999999}, c.kinds)
+			_, all := p.verify(t, verify.Options{})
+			if (len(all) > 0) != (c.what != "nothing") {
+				t.Errorf("%s: %v", c.what, all)
+			}
+			m.restore(t)
+			m.exec(t, "SELECT setval('zoid_seq', 100000)")
+		}
+	})
+}
