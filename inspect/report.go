@@ -54,9 +54,9 @@ type Source struct {
 	MaxRevision int64 `json:"most_revisions" doc:"of one object"`
 	// Revisions[i] counts objects that have less than 2^i revisions and are not in
 	// Revisions[i-1].
-	Revisions []int64 `json:"revisions" doc:"objects by number of revisions: 1, 2-3, 4-7, 8-15, ..."`
-	Packed     string `json:"packed" doc:"yes, no or unknown: whether a pack has gone over it"`
-	PackedTIDs int64  `json:"packed_transactions" doc:"transactions that a pack has marked"`
+	Revisions  []int64 `json:"revisions" doc:"objects by number of revisions: 1, 2-3, 4-7, 8-15, ..."`
+	Packed     string  `json:"packed" doc:"yes, no or unknown: whether a pack has gone over it"`
+	PackedTIDs int64   `json:"packed_transactions" doc:"transactions that a pack has marked"`
 
 	DataBytes    int64         `json:"data_bytes" doc:"pickles of the records that were decoded, inflated"`
 	Classes      []Class       `json:"classes" doc:"current objects by class, the largest sums of bytes first"`

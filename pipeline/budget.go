@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/zodb-convert/zodb-convert/source"
 )
 
 // overheadMemory is what a process takes besides the chunks in flight and the
@@ -43,3 +45,6 @@ func (b *budget) Acquire(ctx context.Context, n int64) error {
 }
 
 func (b *budget) Release(n int64) { b.sem.Release(min(n, b.all)) }
+
+// NewBudget returns a budget of n bytes for whoever reads a source by itself.
+func NewBudget(n int64) source.Budget { return newBudget(n) }
