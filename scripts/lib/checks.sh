@@ -275,6 +275,78 @@ oracle_testdata() {
     for data in "$ROOT"/testdata/*.fs; do both "$data" --exercise; done
 }
 
+# inspect_one DATA HISTORY [FLAG ...] inspects a database, converts it, and lets the
+# real ZODB judge what was told, besides the rows that came of it.
+inspect_one() {
+    local data=$1 history=$2 name base blobs planted code=0 expected=0 flags
+    shift 2
+    base=$(basename "$data" .fs)
+    blobs=$(blob_dir "$data")
+    planted=${data%.fs}.planted.json
+    name=inspect_${base//[^a-z0-9]/_}_$history
+    local config=$SCRATCH/$name.toml report=$SCRATCH/$name.json log=$SCRATCH/$name.log rejects=$SCRATCH/$name.rejects
+    local dsn="dbname=$name user=$PGUSER host=$PGHOST port=$PGPORT"
+    psql -X -q -d postgres -c "CREATE DATABASE $name" || return 1
+    {
+        printf '[source]\ntype = "filestorage"\npath = "%s"\n' "$data"
+        [ -z "$blobs" ] || printf 'blob-dir = "%s"\n' "$blobs"
+        printf '\n[destination]\ntype = "pgjsonb"\ndsn = "%s"\nhistory-preserving = %s\n' "$dsn" "$history"
+    } >"$config"
+    zodb-convert inspect --json -w 2 "$@" "$config" >"$report" 2>"$log" || code=$?
+    [ "$(psql -X -At -d "$name" -c "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace")" = 0 ] ||
+        { echo "the inspection wrote to the destination"; return 1; }
+    "$ZODB_PYTHON" -c 'import json, sys; sys.exit(bool(json.load(open(sys.argv[1]))["altered"]))' "$report" || expected=3
+    if [ "$code" != "$expected" ]; then
+        cat "$log"
+        echo "exit code $code instead of $expected"
+        return 1
+    fi
+    code=0
+    zodb-convert -w 2 --log-format json --allow-missing-blobs --rejects "$rejects" "$config" >"$log" 2>&1 || code=$?
+    case $code in 0 | 3) ;; *) cat "$log"; return 1 ;; esac
+    flags=(--source "$data" --report "$report" --log "$log" --dsn "$dsn")
+    [ "$history" = false ] || flags+=(--history)
+    [ -z "$blobs" ] || flags+=(--blob-dir "$blobs")
+    [ ! -s "$rejects" ] || flags+=(--rejects "$rejects")
+    [ ! -f "$planted" ] || flags+=(--planted "$planted")
+    [[ " $* " != *" --no-reachability "* ]] || flags+=(--no-reachability)
+    scripts/oracle inspect "${flags[@]}" --blind || return 1
+    psql -X -q -d postgres -c "DROP DATABASE $name"
+    rm -f "$config" "$report" "$log" "$rejects"
+}
+
+# inspect_both DATA [FLAG ...] judges what is told for each kind of destination.
+inspect_both() {
+    local data=$1 history
+    shift
+    for history in false true; do
+        echo "-- inspect $(basename "$data") $*, history-preserving = $history"
+        checked inspect_one "$data" "$history" "$@"
+    done
+}
+
+# inspect_testdata judges the inspection of every database of testdata/.
+inspect_testdata() {
+    local data
+    pg_start
+    for data in "$ROOT"/testdata/*.fs; do inspect_both "$data"; done
+    inspect_both "$ROOT/testdata/plone.fs" --no-reachability
+}
+
+# inspect_planted OBJECTS SEED PROFILE ... judges it on databases of so many
+# objects into which a known number of everything is planted.
+inspect_planted() {
+    local objects=$1 seed=$2 profile data
+    shift 2
+    pg_start max_wal_size=4GB
+    for profile; do
+        data=$SCRATCH/planted-$profile.fs
+        scripts/mkdata --profile "planted-$profile" --objects "$objects" --seed "$seed" --blob-dir "${data%.fs}.blobs" "$data" || return 1
+        inspect_both "$data"
+        rm -rf "$data" "${data%.fs}.blobs" "${data%.fs}.planted.json"
+    done
+}
+
 # oracle_large OBJECTS SEED
 oracle_large() {
     pg_start

@@ -39,10 +39,11 @@ from zodbdata import relational
 from .expected import read_rejects, text_of
 
 ZLIB = b".z"
+UNKNOWN = "(unknown)"  # the class of what has none
 MAGIC, OLD_MAGIC = b"FS30", b"FS21"
 
 Current = collections.namedtuple("Current", "tid data")
-Row = collections.namedtuple("Row", "transactions objects revisions blobs blob_bytes")
+Row = collections.namedtuple("Row", "transactions objects revisions deleted rejected blobs blob_bytes")
 
 
 class Counted:
@@ -93,15 +94,16 @@ class Counted:
         every = {key for key, data in self.revisions.items() if data is not None and is_blob(data)}
         return every, {(oid, c.tid) for oid, c in self.current.items()} & every
 
-    def rows(self, history):
-        """What a destination holds after a conversion."""
-        lost = set(self.rejects)
-        now = {(oid, c.tid) for oid, c in self.current.items()} - lost
+    def rows(self, history, known=None):
+        """What a destination holds after a conversion; known are the rejects that are known."""
+        lost = set(self.rejects) if known is None else known
+        newest = {(oid, c.tid) for oid, c in self.current.items()}
+        now = newest - lost
         every, _ = self.blob_records()
         blobs = ((every - lost) if history else (every & now)) & set(self.files)
-        # A reject has its place in a history, as a deletion has.
-        older = len(self.revisions) - len(now) if history else 0
-        return Row(len(self.tids), len(now), older, len(blobs), sum(self.files[key] for key in blobs))
+        deleted = len(self.oids) - len(newest)
+        older = len(self.revisions) - len(newest) - deleted - len(lost - newest) if history else 0
+        return Row(len(self.tids), len(now), older, deleted, len(lost if history else lost & newest), len(blobs), sum(self.files[key] for key in blobs))
 
 
 # Sources.
@@ -176,9 +178,9 @@ def _transactions(made, txns, file):
         seen = set()
         for record in txn:
             made.records += 1
-            if file:
-                made.back += record.data_txn is not None
-            if record.data and record.data[:2] == ZLIB:
+            back = file and record.data_txn is not None
+            made.back += back
+            if record.data and record.data[:2] == ZLIB and not back:
                 made.compressed += 1
             key = (record.oid, txn.tid)
             if record.oid in seen:
@@ -280,16 +282,15 @@ class Classes:
 
     def __init__(self, counted):
         report = analyze.Report()
-        self.unknown = set()  # oids of which it reads no class
         self.of = {}
         with contextlib.redirect_stdout(io.StringIO()):
             for oid, c in counted.current.items():
                 analyze.analyze_rec(report, types.SimpleNamespace(oid=oid, data=c.data))
-                if oid not in report.OIDMAP:
-                    self.unknown.add(oid)
-                    continue
-                self.of[oid] = report.OIDMAP[oid]
+                self.of[oid] = report.OIDMAP.get(oid, UNKNOWN)
         self.objects, self.bytes = report.TYPEMAP, report.TYPESIZE
+        unknown = [oid for oid, name in self.of.items() if name == UNKNOWN]
+        if unknown:
+            self.objects[UNKNOWN], self.bytes[UNKNOWN] = len(unknown), sum(len(counted.current[oid].data) for oid in unknown)
 
 
 def class_of(data):
@@ -447,9 +448,10 @@ class Graph:
             key = (oid, c.tid)
             self.edges[oid] = edges(c.data, counted.old_references.get(key), key in counted.rejects)
         there = set(counted.current)
-        self.dangling = {oid for oid, e in self.edges.items() if any(o not in there for o in e.strong)}
-        self.weak_dangling = {oid for oid, e in self.edges.items() if any(o not in there for o in e.weak)}
-        self.abroad = {oid for oid, e in self.edges.items() if e.abroad}
+        each = self.edges.items()
+        self.dangling = {(oid, o) for oid, e in each for o in e.strong if o not in there}
+        self.weak_dangling = {(oid, o) for oid, e in each for o in e.weak if o not in there}
+        self.abroad = {(oid, o) for oid, e in each for o in e.abroad}
         self.unreachable = there - self._reached() if z64 in there else set()
 
     def _reached(self):

@@ -6,17 +6,20 @@ the other, and each change has to be seen.
 """
 
 import calendar
+import collections
 import copy
 import datetime
+import json
 import re
 
-from ZODB.utils import u64
+from . import destination
+from .counts import UNKNOWN, Classes, Graph, class_of, state_pickle
 
-from .counts import Classes, Graph, class_of, state_pickle
+Known = collections.namedtuple("Known", "count names pairs of_objects", defaults=(None, None, False))
 
 VERSION = 1
-TOP = 20   # classes that are listed
-FIRST = 10 # oids of a finding, at most
+TOP = 20               # classes that are listed
+FIRST = 10             # oids and classes of a finding, and largest records, at most
 
 # What no tool of ZODB tells. Each is a pattern of paths.
 NOT_JUDGED = {
@@ -43,7 +46,7 @@ def hexed(number):
 class Truth:
     """The counts in the form of the report."""
 
-    def __init__(self, counted, history, planted=None, reachability=True):
+    def __init__(self, counted, history, reachability=True):
         self.counted, self.history = counted, history
         self.classes = Classes(counted)
         self.states = {oid: state_pickle(c.data) for oid, c in counted.current.items()}
@@ -51,7 +54,6 @@ class Truth:
         every, now = counted.blob_records()
         self.source = self._source(every, now)
         self.findings = self._findings(every, reachability)
-        self.findings.update({cause: (number, None) for cause, number in (planted or {}).items() if cause not in self.findings})
 
     def _source(self, every, now):
         c = self.counted
@@ -68,39 +70,98 @@ class Truth:
             "blobs.place": c.place, "blobs.records": len(every), "blobs.current": len(now), "blobs.found": len(c.files),
             "blobs.bytes": sum(c.files.values()), "blobs.current_bytes": sum(c.files[k] for k in now if k in c.files),
             "blobs.missing": len(every - set(c.files)) if c.place else 0, "blobs.orphaned": len(c.orphans),
-            "history_free": c.rows(False)._asdict(), "history_preserving": c.rows(True)._asdict(),
+            "history_free": c.rows(False)._asdict(), "history_preserving": c.rows(True, self._known())._asdict(),
         }
         made["python2"] = c.python2 or made["python2_strings"] > 0
         made["packed"] = "yes" if made["packed_transactions"] else "no"
         return {key: value for key, value in made.items() if value is not None}
 
+    def _known(self):
+        """The rejects that are known: which older records are rejected is known only if they were decoded."""
+        c = self.counted
+        return set(c.rejects) if self.history else set(c.rejects) & {(oid, current.tid) for oid, current in c.current.items()}
+
     def _findings(self, every, reachability):
-        """{cause: (count, what may be named)}; what may be named are oids or tids."""
+        """{cause: Known}: how many, what may be named (oids or tids), or what refers to what, and whether classes are told."""
         c, g = self.counted, self.graph
         wanted = set(c.revisions) if self.history else {(oid, current.tid) for oid, current in c.current.items()}
         rejected = set(c.rejects) & wanted
         missing = (every & wanted) - set(c.files) if c.place else set()
+
+        def references(pairs):
+            return Known(len({oid for oid, _ in pairs}), None, pairs, True)
+
         made = {
-            "rejected": (len(rejected), {oid for oid, _ in rejected}),
-            "dangling-reference": (len(g.dangling), g.dangling),
-            "dangling-weak-reference": (len(g.weak_dangling), g.weak_dangling),
-            "cross-database": (len(g.abroad), g.abroad),
-            "escaped-metadata": (len(c.escaped), set(c.escaped)),
-            "missing-blob": (len(missing), {oid for oid, _ in missing}),
-            "orphaned-blob": (len(c.orphans), {oid for oid, _ in c.orphans}),
-            "falling-tid": (len(c.falling()), set(c.falling())),
-            "torn-tail": (int(bool(c.tail)), None),
-            "no-root": (int(bool(c.current) and bytes(8) not in c.current), None),
+            "rejected": Known(len(rejected), {oid for oid, _ in rejected}),
+            "dangling-reference": references(g.dangling), "dangling-weak-reference": references(g.weak_dangling),
+            "cross-database": references(g.abroad),
+            "escaped-metadata": Known(len(c.escaped), set(c.escaped)),
+            "missing-blob": Known(len(missing), {oid for oid, _ in missing}),
+            "orphaned-blob": Known(len(c.orphans)),
+            "falling-tid": Known(len(c.falling()), set(c.falling())),
+            "torn-tail": Known(int(bool(c.tail))),
+            "no-root": Known(int(bool(c.current) and bytes(8) not in c.current)),
         }
         if reachability:
-            made["unreachable"] = (len(g.unreachable), g.unreachable)
+            made["unreachable"] = Known(len(g.unreachable), g.unreachable, None, True)
         return made
 
 
+def planted(truth, path):
+    """What was planted has to be what is counted: who judges is judged, too."""
+    with open(path) as f:
+        wanted = json.load(f)
+    for cause, number in wanted["findings"].items():
+        assert truth.findings[cause].count == number, f"{number} of {cause} were planted, {truth.findings[cause].count} are counted"
+    for field, value in wanted["source"].items():
+        assert truth.source[field] == value, f"{field} is {value} by what was planted, {truth.source[field]} is counted"
+    return wanted["forms"]
+
+
+def conversion(path):
+    """The special forms that a conversion has counted, from its log in JSON, by values."""
+    found = None
+    with open(path) as f:
+        for line in f:
+            if line.startswith("{"):
+                found = json.loads(line).get("special_forms", found)
+    assert found is not None, f"{path} tells no special forms"
+    return found
+
+
+def rows(dsn, history):
+    """What a destination holds that was converted."""
+    (objects,), = destination.rows(dsn, "SELECT count(*) FROM object_state")
+    (transactions,), = destination.rows(dsn, "SELECT count(*) FROM transaction_log")
+    (blobs, size), = destination.rows(dsn, "SELECT count(*), coalesce(sum(blob_size), 0)::bigint FROM blob_state")
+    made = {"transactions": transactions, "objects": objects, "blobs": blobs, "blob_bytes": size}
+    if history:
+        made["history"], = destination.rows(dsn, "SELECT count(*) FROM object_history")[0]
+    return made
+
+
+def check_rows(report, dsn, history):
+    """Yield where the report says otherwise than a destination that was converted."""
+    wanted = rows(dsn, history)
+    told = report["source"]["history_preserving" if history else "history_free"]
+    found = {key: told[key] for key in wanted if key != "history"}
+    if history:  # a deletion and a reject have a row there
+        found["history"] = told["revisions"] + told["deleted"] + told["rejected"]
+    for key, value in wanted.items():
+        if found[key] != value:
+            yield f"source.history_{'preserving' if history else 'free'}.{key}", f"is {found[key]}, the destination holds {value}"
+
+
+def size_of(dsn):
+    """What the tables and indexes of a destination take."""
+    return destination.rows(dsn, "SELECT sum(pg_total_relation_size(c.oid))::bigint FROM pg_class c WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")[0][0]
+
+
 class Judge:
-    def __init__(self, truth, forms=None):
-        self.truth = truth
-        self.forms = forms
+    """forms are the special ones: {name: records}, as they were planted, and {name: values}, as a conversion counts them; None: nobody knows."""
+
+    def __init__(self, truth, forms=None, values=None):
+        self.truth, self.forms, self.values = truth, forms or {}, values
         self._sizes = sorted((len(c.data) for c in truth.counted.current.values()), reverse=True)
 
     def differences(self, report):
@@ -159,7 +220,7 @@ class Judge:
     def _largest(self, source):
         listed, current = source["largest"] or [], self.truth.counted.current
         sizes = [entry["bytes"] for entry in listed]
-        if sizes != self._sizes[:len(sizes)] or not sizes and current:
+        if sizes != self._sizes[:FIRST]:
             yield "source.largest", f"have {sizes[:5]} ... bytes instead of {self._sizes[:5]} ..."
         if len({entry["oid"] for entry in listed}) < len(listed):
             yield "source.largest", "has an object twice"
@@ -180,7 +241,7 @@ class Judge:
             yield "source.damage", f"is {source['damage']!r}, the real storage reads it to its end"
 
     def _findings(self, report):
-        wanted = {cause: found for cause, found in self.truth.findings.items() if found[0]}
+        wanted = {cause: found for cause, found in self.truth.findings.items() if found.count}
         seen = set()
         for part, own in (("altered", ALTERED), ("notable", NOTABLE)):
             for number, finding in enumerate(report[part] or []):
@@ -191,29 +252,53 @@ class Judge:
                 if cause in ALTERED | NOTABLE and cause not in own:
                     yield at, f"{cause} does not belong there"
                 if cause in wanted:
-                    yield from self._finding(at, finding, *wanted[cause])
+                    yield from self._finding(at, finding, wanted[cause])
                 elif cause in self.truth.findings:
                     yield at, f"{cause} is told {finding['count']} times, there is none"
                 else:
                     yield from self._form(at, finding)
-        for cause, (number, _) in wanted.items():
+        for cause, known in wanted.items():
             if cause not in seen:
-                yield "altered", f"{cause} is not told, there are {number}"
-        for cause in self.forms or ():
-            if cause not in seen:
-                yield "notable", f"{cause} is not told, the conversion counts it"
+                yield "altered", f"{cause} is not told, there are {known.count}"
+        for cause in {*self.forms, *(self.values or ())} - seen:
+            yield "notable", f"{cause} is not told"
 
-    def _finding(self, at, finding, number, known):
-        if finding["count"] != number:
-            yield f"{at}.count", f"is {finding['count']} of {finding['cause']} instead of {number}"
-        first = finding.get("first") or []
-        if known is not None:
-            if len(first) != min(FIRST, len(known)) or len(set(first)) != len(first):
-                yield f"{at}.first", f"names {len(first)} of {len(known)}"
-            for name in first:
-                if unhexed(name) not in known:
-                    yield f"{at}.first", f"names {name}, of which {finding['cause']} is not true"
-        yield from self._of_classes(at, finding)
+    def _finding(self, at, finding, known):
+        if finding["count"] != known.count:
+            yield f"{at}.count", f"is {finding['count']} of {finding['cause']} instead of {known.count}"
+        first, targets = finding.get("first") or [], finding.get("targets") or []
+        if known.pairs is not None:
+            named = [(unhexed(a), unhexed(b.partition(" ")[0])) for a, b in zip(first, targets)]
+            if len(first) != len(targets):
+                yield f"{at}.targets", f"has {len(targets)} entries, first has {len(first)}"
+            yield from self._named(at, finding, named, known.pairs)
+        elif known.names is not None:
+            yield from self._named(at, finding, [unhexed(name) for name in first], known.names)
+        if known.of_objects:
+            yield from self._of_objects(at, finding, {oid for oid, _ in known.pairs} if known.names is None else known.names)
+        else:
+            yield from self._of_classes(at, finding)
+
+    def _named(self, at, finding, named, known):
+        if len(set(named)) != min(FIRST, len(known)) or len(set(named)) < len(named):
+            yield f"{at}.first", f"names {len(set(named))} of {len(known)}"
+        for name in named:
+            if name not in known:
+                yield f"{at}.first", f"names {finding.get('first')}, of which one is not {finding['cause']}"
+
+    def _of_objects(self, at, finding, oids):
+        """Classes, of which the most frequent come first."""
+        wanted = {}
+        for oid in oids:
+            name = self.truth.classes.of.get(oid, UNKNOWN)
+            number, size = wanted.get(name, (0, 0))
+            wanted[name] = number + 1, size + len(self.truth.counted.current[oid].data)
+        found = [(entry["class"], (entry["objects"], entry["bytes"])) for entry in finding.get("classes") or []]
+        if [number for _, (number, _) in found] != sorted((number for number, _ in wanted.values()), reverse=True)[:FIRST]:
+            yield f"{at}.classes", f"are {found}, by what is true {wanted}"
+        for name, numbers in found:
+            if wanted.get(name) != numbers:
+                yield f"{at}.classes", f"has {name} with {numbers} instead of {wanted.get(name)}"
 
     def _of_classes(self, at, finding):
         for number, entry in enumerate(finding.get("classes") or []):
@@ -221,8 +306,15 @@ class Judge:
                 yield f"{at}.classes[{number}]", f"is {entry}"
 
     def _form(self, at, finding):
-        if self.forms is not None and self.forms.get(finding["cause"]) != finding["count"]:
-            yield f"{at}.count", f"is {finding['count']} of {finding['cause']}, the conversion counts {self.forms.get(finding['cause'])}"
+        cause = finding["cause"]
+        if cause in self.forms and self.forms[cause] != finding["count"]:
+            yield f"{at}.count", f"is {finding['count']} of {cause}, {self.forms[cause]} were planted"
+        if self.values is not None and cause != "new-codec" and self.values.get(cause) != finding.get("values"):
+            yield f"{at}.values", f"is {finding.get('values')} of {cause}, a conversion counts {self.values.get(cause)}"
+        for name in finding.get("first") or []:
+            if unhexed(name) not in self.truth.counted.oids:
+                yield f"{at}.first", f"names {name}, which is no object"
+        yield from self._of_classes(at, finding)
 
 
 def seconds(text):

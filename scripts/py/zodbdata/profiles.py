@@ -10,7 +10,7 @@ import persistent.mapping
 from persistent.mapping import PersistentMapping
 from ZODB.utils import p64, z64
 
-from . import classes as c
+from . import classes as c, planted
 from .blobs import history as blobs, many as many_blobs
 from .content import Content, WORDS
 from .edges import edges
@@ -424,4 +424,5 @@ PROFILES = {
     "plone": plone, "small-records": small_records, "huge": huge, "scattered": scattered, "history": history, "packed": packed,
     "zlib": zlib, "btrees": btrees, "odd": odd, "cyclic": cyclic, "rejects": broken, "oids": oids, "torn": torn, "empty": empty,
     "blobs": blobs, "many-blobs": many_blobs, "edges": edges,
+    "planted-blobs": planted.blobs, "planted-revisions": planted.revisions, "planted-mixed": planted.mixed,
 }
