@@ -602,7 +602,7 @@ func (e *executor) object(op byte) (bool, error) {
 		if err != nil {
 			return true, err
 		}
-		return true, e.push(&symbol{kind: symRef, parts: []*symbol{{kind: symText, text: line}}})
+		return true, e.push(&symbol{kind: symRef, parts: []*symbol{{kind: symBytes, text: line}}})
 	case 'Q':
 		pid, err := e.pop()
 		if err != nil {

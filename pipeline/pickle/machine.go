@@ -789,8 +789,9 @@ func (m *Machine) stepObject(op byte, at int) error {
 		if err != nil {
 			return err
 		}
+		// Bytes, as zodbpickle has it. Python's own unpickler makes text of it.
 		m.pos--
-		id := m.inData(Str, at, line)
+		id := m.inData(Bytes, at, line)
 		m.pos++
 		m.push(m.add(Node{Kind: PersID, Pos: uint32(at), A: uint32(id)}))
 	}

@@ -95,7 +95,7 @@ func TestLoadReadsEveryOpcode(t *testing.T) {
 		{"calls", "(cm\nf\nK\x01\x85Rcm\nC\n)\x81cm\nC\n)}\x92(im\nC\n(K\x01im\nC\n(cm\nC\nK\x02ot.", "(call m.f(1) new m.C() newex m.C(m.C () {}) inst m.C() inst m.C(1) inst m.C(2))"},
 		{"items and state", "cm\nC\n)\x81(K\x01K\x02e(K\x03K\x04u(K\x05K\x06u}b.", "new m.C()+[1 2]+{3 4 5 6}<-{}"},
 		{"state of a list", "]}b.", "[]<-{}"},
-		{"persistent ids", "(P42\nC\x01aQt.", `(ref("42") ref(b"a"))`},
+		{"persistent ids", "(P42\nC\x01aQt.", `(ref(b"42") ref(b"a"))`},
 		{"memo", "(]q\x00]r\x01\x00\x00\x00]\x94h\x00j\x01\x00\x00\x00g2\np7\nh\x07t.", "([] [] [] [] [] [] [])"},
 		{"memo far away", "(]r\xff\xff\xff\xffK\x01j\xff\xff\xff\xfft.", "([] 1 [])"},
 		{"a number put twice", "(K\x01q\x000K\x02q\x00h\x00t.", "(2 2)"},

@@ -469,8 +469,9 @@ oracle_relational() {
 
 # oracle_graphs COUNT SEED takes random values of every kind, pickled by Python's
 # own picklers, through PostgreSQL, with and without shared parts. What the real
-# zodb-pgjsonb loads, and what our reader makes of the rows, has to be what went
-# in. COUNT is done in parts of 10,000, whose seeds follow SEED.
+# zodb-pgjsonb loads, what ZODB's own unpickler and our reader make of it, and what
+# a pack would look at, has to be what went in; verify has to say the same. COUNT
+# is done in parts of 10,000, whose seeds follow SEED.
 oracle_graphs() {
     local left=$1 seed=$2 part
     pg_start
@@ -498,6 +499,8 @@ graphs_stored() {
     "$ZODB_PYTHON" scripts/py/codecoracle.py stored "$dsn" $strict <"$SCRATCH/graphs.jsonl" >"$SCRATCH/graphs.rows" || code=1
     [ "$code" = 0 ] || grep -m 10 '"difference"' "$SCRATCH/graphs.rows" | cut -c1-600
     "$SCRATCH/comparerecords" <"$SCRATCH/graphs.rows" || code=1
+    zodb-convert verify -q -w 2 "$SCRATCH/graphs.toml" >"$SCRATCH/graphs.log" 2>&1 || { cat "$SCRATCH/graphs.log"; code=1; }
+    grep -E '^(compared|differences)' "$SCRATCH/graphs.log" || code=1
     psql -X -q -d postgres -c "DROP DATABASE graphs"
     return "$code"
 }

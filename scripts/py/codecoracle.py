@@ -16,18 +16,23 @@ With --old the reader is zodb-json-codec 1.6.1: rows marked new_codec are left
 out, all others have to be right there too.
 
 stored lets the real storage load each object from PostgreSQL and compares in
-the same way. It prints the lines again with the verdict, and with the columns
+the same way; ZODB's own unpickler loads both as well, and the objects are compared;
+refs has to name the objects that a pack must not remove. It prints the lines again with the verdict, and with the columns
 of the row. A line with "reject" has to be missing. With --strict copies of
 shared parts are differences, too.
 """
 
+import _compat_pickle
 import codecs
 import collections
 import copyreg
 import datetime
 import decimal
+import fractions
 import functools
+import importlib
 import io
+import ipaddress
 import json
 import pickle
 import random
@@ -112,6 +117,11 @@ class Ref:
 
     def __setstate__(self, state):
         raise ValueError("state on a reference")
+
+    def target(self):
+        """The oid, as a pack looks for it: neither weak references nor those to other databases keep anything alive."""
+        oid = self.pid[0] if isinstance(self.pid, tuple) and self.pid else self.pid
+        return [int.from_bytes(oid, "big", signed=True)] if isinstance(oid, bytes) and len(oid) == 8 else []
 
 
 def oid_bytes(value):
@@ -243,11 +253,17 @@ PURE = {
 
 
 class Executor(pickle._Unpickler):
+    def __init__(self, *args, **kw):
+        super().__init__(*args, **kw)
+        self.refs = set()
+
     def find_class(self, module, name):
         return Stub(module, name)
 
     def persistent_load(self, pid):
-        return Ref(pid)
+        ref = Ref(pid)
+        self.refs.update(ref.target())
+        return ref
 
     def _decode_string(self, value):
         try:
@@ -265,6 +281,10 @@ class Executor(pickle._Unpickler):
             raise pickle.UnpicklingError("not quoted")
         self.append(self._decode_string(codecs.escape_decode(line[1:-1])[0]))
 
+    def load_persid(self):
+        """As ZODB's unpickler: the id is bytes."""
+        self.append(self.persistent_load(self.readline()[:-1]))
+
     def load_pop(self):
         """A call whose result is dropped was made for what it does to its argument."""
         if self.stack:
@@ -278,6 +298,7 @@ class Executor(pickle._Unpickler):
 
     dispatch = dict(pickle._Unpickler.dispatch)
     dispatch[pickle.STRING[0]] = load_string
+    dispatch[pickle.PERSID[0]] = load_persid
     dispatch[pickle.POP[0]] = load_pop
 
 
@@ -289,7 +310,7 @@ def execute(record):
     executor = Executor(file, encoding="ASCII")
     executor.memo = memo
     load = executor.load()
-    return found_class, load
+    return found_class, load, executor.refs
 
 
 def class_names(value):
@@ -327,6 +348,12 @@ class Walk:
         self.met = set()  # a second meeting needs no second look, and ends cycles
         self.within = 0  # immutable objects: their states are theirs alone
 
+    def is_mutable(self, v):
+        return is_mutable(v)
+
+    def kind(self, v):
+        return str if isinstance(v, str) else bytes if isinstance(v, bytes) else type(v)
+
     def name(self, v, depth=0):
         """A text that equal values share; good enough to pair keys."""
         if depth > 50:
@@ -356,10 +383,9 @@ class Walk:
         return repr(v)
 
     def same(self, a, b, path):
-        kind = lambda v: str if isinstance(v, str) else bytes if isinstance(v, bytes) else type(v)
-        if kind(a) is not kind(b):
+        if self.kind(a) is not self.kind(b):
             raise Difference("%s: %s became %s" % (path, type(a).__name__, type(b).__name__))
-        if is_mutable(a):
+        if self.is_mutable(a):
             if self.sharing and not self.within:
                 if self.left.get(id(a), id(b)) != id(b) or self.right.get(id(b), id(a)) != id(a):
                     raise Difference("%s: sharing differs" % path)
@@ -402,7 +428,7 @@ class Walk:
         elif isinstance(a, Obj):
             if a.how != b.how:
                 raise Difference("%s: %s became %s" % (path, a.how, b.how))
-            alone = not is_mutable(a)
+            alone = not self.is_mutable(a)
             self.within += alone
             for part in ("callable", "args", "pairs", "list", "states"):
                 x, y = getattr(a, part), getattr(b, part)
@@ -413,6 +439,189 @@ class Walk:
             self.within -= alone
         elif a != b:
             raise Difference("%s: %.100r became %.100r" % (path, a, b))
+
+
+# ---------------------------------------------------------------- really loading
+
+# The Executor above sees through every call, but it is written here. So the real
+# unpickler of ZODB loads both records as well, and makes real objects of all that
+# is not of the application.
+
+
+class Made(datetime.tzinfo):
+    """An instance of a class that is not there. It keeps what it is given.
+
+    Dates take nothing but a tzinfo, and any class may be that of a time zone."""
+
+    def __new__(cls, *args, **kw):
+        made = datetime.tzinfo.__new__(cls)
+        made.__dict__.update(how="newobj", args=args, kw=kw, states=[], pairs=[], list=[])
+        return made
+
+    def __init__(self, *args, **kw):
+        self.__dict__["how"] = "call"
+
+    def __call__(self, *args, **kw):
+        return type(self)(self, args, kw)
+
+    def __setstate__(self, state):
+        self.__dict__["states"].append(state)
+
+    def __setitem__(self, key, value):
+        self.__dict__["pairs"].append((key, value))
+
+    def extend(self, items):
+        self.__dict__["list"].extend(items)
+
+    def append(self, item):
+        self.__dict__["list"].append(item)
+
+    def utcoffset(self, when):
+        return datetime.timedelta(0)
+
+    def seen(self):
+        return self.how, self.args, self.kw, self.states, self.pairs, self.list
+
+
+def reconstructor(cls, base, state):
+    made = Made.__new__(cls if issubclass(cls, Made) else Made, cls, base, state)
+    made.how = "reconstructed"
+    return made
+
+
+# What there is without the application. Everything else is made up.
+REAL = {
+    "builtins": "object type int float complex str bytes bytearray bool list dict tuple set frozenset range slice getattr Ellipsis NotImplemented "
+                "Exception ValueError KeyError",
+    "_codecs": "encode decode", "copyreg": "__newobj__ __newobj_ex__", "collections": "OrderedDict defaultdict deque Counter",
+    "functools": "partial", "pickle": "loads", "zlib": "decompress", "datetime": "datetime date time timedelta timezone",
+    "decimal": "Decimal", "uuid": "UUID SafeUUID", "fractions": "Fraction", "zoneinfo": "ZoneInfo", "_operator": "getitem", "_struct": "unpack",
+    "types": "NoneType SimpleNamespace", "app": "Extended",
+}
+
+
+@functools.cache
+def real_class(module, name):
+    module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+    module = _compat_pickle.IMPORT_MAPPING.get(module, module)
+    if (module, name) == ("copyreg", "_reconstructor"):
+        return reconstructor
+    if name in REAL.get(module, "").split():
+        return getattr(importlib.import_module(module), name)
+    return type(name, (Made,), {"__module__": module})
+
+
+class RealRef(Ref):
+    """A persistent object, which may be called. ZODB makes bytes again of an oid that came as text."""
+
+    def __init__(self, pid):
+        oid = lambda v: OldStr(v) if isinstance(v, str) and v.isascii() and len(v) == 8 else v
+        super().__init__((oid(pid[0]),) + pid[1:] if isinstance(pid, tuple) and pid else oid(pid))
+
+    def __call__(self, *args, **kw):
+        return Made(self, args, kw)
+
+
+class Newer(pickle.Unpickler):
+    """For the protocols above 3, which ZODB's unpickler does not know."""
+
+    find_class = staticmethod(real_class)
+    persistent_load = staticmethod(RealRef)
+
+
+def really_load(record):
+    """What the unpickler of ZODB makes of a record."""
+    import ZODB._compat
+
+    loader = ZODB._compat.Unpickler(io.BytesIO(record))
+    loader.find_global, loader.persistent_load = real_class, RealRef
+    try:
+        loader.load()
+        return loader.load()
+    except (ValueError, OverflowError) as e:
+        # The latter is what it makes of opcodes that it does not know.
+        if isinstance(e, ValueError) and "unsupported pickle protocol" not in str(e):
+            raise
+    loader = Newer(io.BytesIO(record))
+    loader.load()
+    return loader.load()
+
+
+PLAIN = (dict, list, tuple, set, frozenset, bytes, bytearray, str, int, float, bool, type(None))
+UNCHANGING = PLAIN[2:3] + PLAIN[4:6] + PLAIN[7:] + (
+    complex, range, slice, type, type(Ellipsis), type(NotImplemented), types.FunctionType, types.BuiltinFunctionType, types.MethodType, datetime.date,
+    datetime.time, datetime.timedelta, datetime.timezone, decimal.Decimal, uuid.UUID, uuid.SafeUUID, zoneinfo.ZoneInfo, fractions.Fraction, Ref)
+
+
+class RealWalk(Walk):
+    """Compares real objects."""
+
+    def is_mutable(self, v):
+        if isinstance(v, Made):
+            return not type(v).__module__.startswith(tuple(m.rstrip(".") for m in IMMUTABLE))
+        return not isinstance(v, UNCHANGING)
+
+    def kind(self, v):
+        return type(v)
+
+    def name(self, v, depth=0):
+        if depth > 50 or type(v) in PLAIN or isinstance(v, Ref):
+            return super().name(v, depth)
+        if isinstance(v, type):
+            return "c" + v.__module__ + ":" + v.__name__
+        if isinstance(v, Made):
+            return "o" + self.name(type(v)) + self.name(v.seen(), depth + 1)
+        if isinstance(v, UNCHANGING):
+            return repr(v)
+        return "o" + self.name(self.reduced(v), depth + 1)
+
+    def reduced(self, v):
+        """What the object is made of by its own account."""
+        parts = v.__reduce_ex__(4)
+        return parts if isinstance(parts, str) else tuple(list(p) if i > 2 and p is not None else p for i, p in enumerate(parts))
+
+    def parts(self, a, b, path):
+        if type(a) in PLAIN or isinstance(a, Ref):
+            super().parts(a, b, path)
+        elif isinstance(a, (type, types.FunctionType, types.BuiltinFunctionType)):
+            if a != b:
+                raise Difference("%s: %r became %r" % (path, a, b))
+        elif isinstance(a, types.MethodType):
+            self.parts([a.__self__, a.__func__], [b.__self__, b.__func__], path)
+        else:
+            # What these are made of is made anew each time.
+            made = isinstance(a, Made)
+            x, y = (a.seen(), b.seen()) if made else (self.reduced(a), self.reduced(b))
+            self.keep.append((x, y))
+            if isinstance(x, str) or len(x) != len(y):
+                if x != y:
+                    raise Difference("%s: %r became %r" % (path, a, b))
+                return
+            alone = not self.is_mutable(a)
+            self.within += alone
+            for i, (p, q) in enumerate(zip(x, y)):
+                (self.parts if type(p) is type(q) is list else self.same)(p, q, "%s.%d" % (path, i))
+            self.within -= alone
+
+
+def really_compare(source, record, shared):
+    """Compare what the real unpickler makes of two records."""
+    try:
+        a = really_load(source)
+    except Exception as e:
+        try:
+            really_load(record)
+        except Exception:
+            return "neither loads"
+        return "only the new one loads: " + type(e).__name__
+    RealWalk(not shared).same(a, really_load(record), "")
+    return "same"
+
+
+def check_real(line, real):
+    """Whatever a pickler of Python 3 writes can be loaded, but for what only looks like Python 2."""
+    if "protocol" in line and real not in ("same", "only the new one loads: UnicodeDecodeError"):
+        raise Difference("really loaded: " + real)
 
 
 # ---------------------------------------------------------------- checking
@@ -632,6 +841,7 @@ class Maker:
         self.pool = []
         self.room = 0
         self.may_reject = None
+        self.only_old = []
 
     def int(self):
         r = self.r
@@ -654,7 +864,7 @@ class Maker:
 
     def old(self):
         r = self.r
-        return Old(r.choice([b"", b"abc", b"a\0b", b"\xff\0", "é".encode(), b"@t", b"x" * 200]))
+        return Old(r.choice([b"", b"abc", b"a\0b", b"@t", b"x" * 200] + self.only_old))
 
     def zone(self):
         r = self.r
@@ -685,12 +895,17 @@ class Maker:
         ])()
 
     def known(self):
+        import zodbpickle
+
         r = self.r
         return r.choice([
             lambda: decimal.Decimal(r.choice(["1.5", "NaN", "-Infinity", "1E+400", "0"])),
             lambda: uuid.UUID(int=r.choice([0, 1, 2**63, 2**128 - 1, r.getrandbits(128)]), is_safe=r.choice(list(uuid.SafeUUID))),
             lambda: complex(r.choice(FLOATS[:6]), 1.0), lambda: range(3), lambda: slice(1, None), lambda: Ellipsis,
-            lambda: bytearray(r.randbytes(5)), lambda: datetime.timezone.utc,
+            lambda: bytearray(r.randbytes(5)), lambda: datetime.timezone.utc, lambda: fractions.Fraction(r.randrange(-9, 9), 7),
+            lambda: ipaddress.ip_address(r.getrandbits(32)), lambda: r.choice(list(uuid.SafeUUID)), lambda: NotImplemented, lambda: type(None),
+            lambda: ValueError(self.text(), 1), lambda: types.SimpleNamespace(a=self.int()), lambda: zodbpickle.binary(r.randbytes(4)),
+            lambda: collections.Counter("abca"), lambda: OSError(2, self.text()), lambda: zoneinfo.ZoneInfo("Europe/Vienna"),
         ])()
 
     def key(self):
@@ -847,6 +1062,8 @@ class Maker:
     def record(self):
         r = self.r
         self.pool, self.room, self.may_reject = [], r.choice([5, 20, 60, 200]), None
+        # What Python 3 does not load at all is not in every record, so that the others are really loaded.
+        self.only_old = [b"\xff\0", "é".encode()] if r.random() < 0.1 else []
         if r.random() < 0.15:
             module, name, state = self.btree(4)
         else:
@@ -1092,14 +1309,14 @@ def stored(dsn, strict):
     instance = storage.new_instance()
     instance.poll_invalidations()
     rows = psycopg.connect(dsn)
-    bad = 0
+    bad, real = 0, collections.Counter()
     for text in sys.stdin:
         line = json.loads(text)
         source = bytes.fromhex(line["record_hex"])
         try:
-            row = rows.execute("SELECT class_mod, class_name, state::text FROM object_state WHERE zoid = %s", (line["oid"],)).fetchone()
+            row = rows.execute("SELECT class_mod, class_name, state::text, refs FROM object_state WHERE zoid = %s", (line["oid"],)).fetchone()
             if row:
-                line["class_mod"], line["class_name"], line["state"] = row
+                line["class_mod"], line["class_name"], line["state"], line["refs"] = row
             try:
                 record = instance.load(p64(line["oid"]))[0]
             except POSKeyError:
@@ -1107,6 +1324,11 @@ def stored(dsn, strict):
             if (record is None) != ("reject" in line):
                 raise Difference("it is there although it was rejected" if record else "it is missing")
             line["verdict"] = expected_reject(line) if record is None else sharing_compared(source, record, strict)
+            if record is not None:
+                line["real"] = really_compare(source, record, line["verdict"] == "shared")
+                check_real(line, line["real"])
+                real[line["real"]] += 1
+                compare_refs(source, set(line["refs"]))
         except Exception as e:
             bad += 1
             line["verdict"], line["difference"] = "wrong", "%s: %s" % (type(e).__name__, e)
@@ -1114,7 +1336,18 @@ def stored(dsn, strict):
     rows.close()
     instance.release()
     storage.close()
-    return 1 if bad else 0
+    print("the real unpickler: %s; %d wrong" % (dict(real), bad), file=sys.stderr)
+    return 1 if bad or not real["same"] else 0
+
+
+def compare_refs(source, refs):
+    """A pack removes what is not among the refs."""
+    try:
+        want = execute(source)[2]
+    except (TypeError, ValueError):
+        return
+    if refs != want:
+        raise Difference("refs %s are %s" % (sorted(want), sorted(refs)))
 
 
 def sharing_compared(source, record, strict):
