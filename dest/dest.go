@@ -111,6 +111,7 @@ type Run struct {
 	PID        int
 	Started    time.Time // first start
 	Claimed    time.Time // start of the latest generation
+	Start      Start     // how that was
 	Done       []source.Range
 	Totals     Result // over everything done
 }
@@ -137,6 +138,18 @@ type Options struct {
 	Bucket        string `json:"bucket,omitempty"`
 	Prefix        string `json:"prefix,omitempty"`
 	BlobThreshold int64  `json:"blob_threshold,omitempty"`
+}
+
+// Start is how a generation of a run was started. It changes nothing in what is
+// written: it is for those who ask about the run, and want to go on in the same way.
+// Of a run that an earlier release has started nothing is known.
+type Start struct {
+	Blobs BlobMode `json:"blobs,omitempty"`
+	// Manifest is the path to which Deferred lists uploads, as it was given.
+	Manifest   string `json:"manifest,omitempty"`
+	StagingDir string `json:"staging_dir,omitempty"`
+	// SourceBytes is the size of the source by its scan.
+	SourceBytes int64 `json:"source_bytes,omitempty"`
 }
 
 // BlobMode is when large blobs are uploaded to S3. It is not among the Options:
@@ -170,6 +183,8 @@ type Plan struct {
 	// are in no file, for whoever uploads them; "" if there is none, and then a
 	// source with such blobs is refused.
 	StagingDir string
+	// Manifest is where Deferred lists uploads, for the record.
+	Manifest string
 	// BlobBytes is told of bytes of blobs as they are written or uploaded, from
 	// any goroutine; n is negative where a transaction is repeated that had
 	// written them. nil: nobody listens.

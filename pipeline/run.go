@@ -204,6 +204,7 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 		AcceptMissingBlobs: r.opts.AllowMissingBlobs,
 		Blobs:              r.opts.Blobs,
 		StagingDir:         r.opts.StagingDir,
+		Manifest:           r.opts.Manifest,
 		BlobBytes:          r.blobBytes,
 		Log: func(s dest.Step) {
 			r.events.send(Event{Kind: StepEvent, Phase: r.current(), Step: s})

@@ -192,19 +192,34 @@ func (t Tables) insert(ctx context.Context, q Querier, r *Record) error {
 	if err != nil {
 		return fmt.Errorf("record the run's source: %w", err)
 	}
-	opts, err := json.Marshal(r.Options)
+	opts, err := marshalOptions(r)
 	if err != nil {
-		return fmt.Errorf("record the run's options: %w", err)
+		return err
 	}
 	err = q.QueryRow(ctx, `INSERT INTO `+t.Run+` (id, generation, phase, source, options, tool, host, pid, max_oid, restore)
 		VALUES ($1::text, $2::int8, $3::text, $4::text::json, $5::text::json, $6::text, $7::text, $8::int4, $9::int8, $10::text::json)
 		RETURNING started, claimed`,
-		r.ID, r.Generation, string(r.Phase), string(src), string(opts), r.Tool, r.Host, int32(r.PID), r.MaxOID, string(r.Restore),
+		r.ID, r.Generation, string(r.Phase), string(src), opts, r.Tool, r.Host, int32(r.PID), r.MaxOID, string(r.Restore),
 	).Scan(&r.Started, &r.Claimed)
 	if err != nil {
 		return fmt.Errorf("record the run: %w", err)
 	}
 	return nil
+}
+
+// options are kept in one column, which has what earlier releases put there and
+// more.
+type options struct {
+	*dest.Options
+	*dest.Start
+}
+
+func marshalOptions(r *Record) (string, error) {
+	text, err := json.Marshal(options{&r.Options, &r.Start})
+	if err != nil {
+		return "", fmt.Errorf("record the run's options: %w", err)
+	}
+	return string(text), nil
 }
 
 // SetRestore replaces the destination's note.
@@ -248,7 +263,8 @@ func (t Tables) Read(ctx context.Context, q Querier) (*Record, error) {
 	if err := json.Unmarshal([]byte(src), &r.Source); err != nil {
 		return nil, fmt.Errorf("read the run's source: %w", err)
 	}
-	if err := json.Unmarshal([]byte(opts), &r.Options); err != nil {
+	both := options{&r.Options, &r.Start}
+	if err := json.Unmarshal([]byte(opts), &both); err != nil {
 		return nil, fmt.Errorf("read the run's options: %w", err)
 	}
 	return r, t.readDone(ctx, q, r)
@@ -411,12 +427,17 @@ func (t Tables) SetPhase(ctx context.Context, q Querier, r *Record, from, to des
 }
 
 // Raise claims the run: it waits until no transaction of an earlier generation
-// is open and lets none begin. r is the run as it was read; it gets the new
-// generation. It fails if somebody else was faster.
+// is open and lets none begin. r is the run as it was read, but for how this
+// generation is started; it gets the new generation. It fails if somebody else was
+// faster.
 func (t Tables) Raise(ctx context.Context, q Querier, r *Record, tool, host string, pid int) error {
-	err := q.QueryRow(ctx, `UPDATE `+t.Run+` SET generation = generation + 1, tool = $1::text, host = $2::text, pid = $3::int4,
-		claimed = clock_timestamp() WHERE generation = $4::int8 AND id = $5::text RETURNING generation, claimed`,
-		tool, host, int32(pid), r.Generation, r.ID).Scan(&r.Generation, &r.Claimed)
+	opts, err := marshalOptions(r)
+	if err != nil {
+		return err
+	}
+	err = q.QueryRow(ctx, `UPDATE `+t.Run+` SET generation = generation + 1, tool = $1::text, host = $2::text, pid = $3::int4,
+		claimed = clock_timestamp(), options = $6::text::json WHERE generation = $4::int8 AND id = $5::text RETURNING generation, claimed`,
+		tool, host, int32(pid), r.Generation, r.ID, opts).Scan(&r.Generation, &r.Claimed)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return ErrTakenOver
 	}

@@ -155,6 +155,7 @@ func TestRaiseWaitsForOpenTransactionsAndFencesTheNextOnes(t *testing.T) {
 		t.Fatal(err)
 	}
 	raised := make(chan error, 1)
+	r.Start = dest.Start{Blobs: dest.Deferred, Manifest: "it's \"here\".tsv", StagingDir: "/staging", SourceBytes: 5}
 	go func() { raised <- tables.Raise(t.Context(), conn, r, "v2", "there", 12) }()
 	select {
 	case err := <-raised:
@@ -175,7 +176,8 @@ func TestRaiseWaitsForOpenTransactionsAndFencesTheNextOnes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Generation != 2 || got.Tool != "v2" || got.Host != "there" || got.PID != 12 || len(got.Done) != 1 || got.Started != r.Started {
+	if got.Generation != 2 || got.Tool != "v2" || got.Host != "there" || got.PID != 12 || len(got.Done) != 1 || got.Started != r.Started ||
+		got.Options != stale.Options || got.Start != r.Start {
 		t.Errorf("after the claim the record is %+v", got)
 	}
 	if err := exec(t, old, "BEGIN; "+tables.Fence(&stale, dest.Loading)); !tables.TakenOver(err) {

@@ -499,15 +499,10 @@ func (c *conversion) command(flags ...string) string {
 	if c.opts.Rejects != "" {
 		line += " --rejects " + quote(c.opts.Rejects)
 	}
-	switch c.opts.Blobs {
-	case dest.Background:
-		line += " --background-blobs"
-	case dest.Deferred:
-		line += " --deferred-blobs " + quote(c.opts.Manifest)
-		if c.opts.StagingDir != "" {
-			line += " --staging-dir " + quote(c.opts.StagingDir)
-		}
+	if c.options.sharing {
+		line += " --preserve-sharing"
 	}
+	line += blobFlags(c.opts.Blobs, c.opts.Manifest, c.opts.StagingDir)
 	if c.opts.AllowMissingBlobs {
 		line += " --allow-missing-blobs"
 	}
@@ -516,6 +511,21 @@ func (c *conversion) command(flags ...string) string {
 		line += " " + quote(f)
 	}
 	return line + c.options.from.text()
+}
+
+// blobFlags are those that say when blobs are uploaded, as they are typed.
+func blobFlags(mode dest.BlobMode, manifest, staging string) string {
+	switch mode {
+	case dest.Background:
+		return " --background-blobs"
+	case dest.Deferred:
+		line := " --deferred-blobs " + quote(manifest)
+		if staging != "" {
+			line += " --staging-dir " + quote(staging)
+		}
+		return line
+	}
+	return ""
 }
 
 // uploadCommand uploads what a manifest lists.

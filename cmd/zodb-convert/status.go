@@ -129,7 +129,7 @@ type runJSON struct {
 	Phase      dest.Phase  `json:"phase" doc:"loading, finishing or catching up"`
 	Source     string      `json:"source" doc:"the database it reads"`
 	Bytes      int64       `json:"bytes" doc:"of the source, loaded"`
-	TotalBytes int64       `json:"total_bytes" doc:"of the source, to be loaded; 0 for a RelStorage, whose size only a scan tells"`
+	TotalBytes int64       `json:"total_bytes" doc:"of the source, to be loaded; 0 for a RelStorage if an earlier release began the run"`
 	Rate       *float64    `json:"bytes_per_second" doc:"of a run that loads at this moment"`
 	Tool       string      `json:"tool" doc:"version that started it"`
 	Host       string      `json:"host" doc:"where it was started last"`
@@ -167,7 +167,7 @@ func statusLine(name, from string, s *dest.State, rate *float64) *statusJSON {
 			Bucket: r.Options.Bucket, Prefix: r.Options.Prefix,
 		}
 		if !s.Live {
-			out.Run.GoOnWith, out.Run.UndoWith = goOnWith(from), undoWith(from)
+			out.Run.GoOnWith, out.Run.UndoWith = goOnWith(from, r), undoWith(from)
 		}
 	}
 	return out
@@ -188,13 +188,22 @@ func loaded(r *dest.Run) (n int64) {
 	return n
 }
 
-func goOnWith(from string) string { return "zodb-convert --incremental" + from }
+// goOnWith is the command that goes on as the run was started last. With other
+// options in CONFIG than it had it would be refused.
+func goOnWith(from string, r *dest.Run) string {
+	line := "zodb-convert --incremental"
+	if r.Options.PreserveSharing {
+		line += " --preserve-sharing"
+	}
+	return line + blobFlags(r.Start.Blobs, r.Start.Manifest, r.Start.StagingDir) + from
+}
+
 func undoWith(from string) string { return "zodb-convert --abort" + from }
 
 // total is how large the source is, and 0 if only a scan of it could tell.
 func total(r *dest.Run) int64 {
 	if inTables(r) {
-		return 0
+		return r.Start.SourceBytes
 	}
 	return r.Source.End
 }
@@ -204,14 +213,19 @@ const beginning = int64(len("FS30"))
 
 // percent is how much of the source is loaded. What is not all is not 100.
 func percent(r *dest.Run) int64 {
-	if r.Source.End-loaded(r) <= beginning {
+	switch {
+	case inTables(r) && r.Phase != dest.Loading, !inTables(r) && r.Source.End-loaded(r) <= beginning:
 		return 100
+	case inTables(r):
+		// It may have grown between two starts, and chunks are loaded that it has
+		// lost since.
+		return int64(min(float64(loaded(r))/float64(total(r))*100, 99))
 	}
-	return int64(float64(loaded(r)) / float64(r.Source.End) * 100)
+	return int64(float64(loaded(r)) / float64(total(r)) * 100)
 }
 
 func loadedText(r *dest.Run) string {
-	if inTables(r) {
+	if total(r) == 0 {
 		return progress.Bytes(loaded(r))
 	}
 	return fmt.Sprintf("%s of %s (%d%%)", progress.Bytes(loaded(r)), progress.Bytes(total(r)), percent(r))
@@ -258,9 +272,9 @@ func statusText(name, from string, s *dest.State, rate *float64) string {
 			row("report", "kill -USR1 %d on %s lets it print one", r.PID, r.Host)
 			break
 		}
-		row("go on with", "%s", goOnWith(from))
-		if s.Owed > 0 {
-			row("", "which waits for S3; add --background-blobs or --deferred-blobs PATH if the run had it")
+		row("go on with", "%s", goOnWith(from, r))
+		if s.Owed > 0 && r.Start.Blobs != dest.Deferred {
+			row("", "which waits for S3; to list in PATH what is owed, and upload it later, add --deferred-blobs PATH")
 		}
 		row("undo with", "%s", undoWith(from))
 	}

@@ -225,7 +225,7 @@ func (s *session) start(ctx context.Context, clear bool) error {
 	s.record = &watermark.Record{
 		Run: dest.Run{
 			ID: newID(), Generation: 1, Phase: dest.Loading, Source: s.plan.Info.Identity,
-			Options: s.plan.Options, Tool: s.plan.Tool, Host: s.dest.host, PID: os.Getpid(),
+			Options: s.plan.Options, Tool: s.plan.Tool, Host: s.dest.host, PID: os.Getpid(), Start: start(s.plan),
 		},
 		Restore: []byte("{}"), MaxOID: int64(s.plan.Info.MaxOID),
 	}
@@ -239,6 +239,11 @@ func (s *session) start(ctx context.Context, clear bool) error {
 	return s.logged("take down keys and indexes", func() error {
 		return s.claim(ctx, func(tx pgx.Tx) error { return s.prepare(ctx, tx, clear) })
 	})
+}
+
+// start is how the plan says that the run is started.
+func start(p *dest.Plan) dest.Start {
+	return dest.Start{Blobs: p.Blobs, Manifest: p.Manifest, StagingDir: p.StagingDir, SourceBytes: p.Info.Bytes}
 }
 
 // open begins to catch up with a finished database.
@@ -258,7 +263,7 @@ func (s *session) open(ctx context.Context) error {
 	s.record = &watermark.Record{
 		Run: dest.Run{
 			ID: newID(), Generation: 1, Phase: dest.CatchingUp, Source: s.plan.Info.Identity,
-			Options: s.plan.Options, Tool: s.plan.Tool, Host: s.dest.host, PID: os.Getpid(),
+			Options: s.plan.Options, Tool: s.plan.Tool, Host: s.dest.host, PID: os.Getpid(), Start: start(s.plan),
 		},
 		Restore: []byte("{}"), MaxOID: int64(s.plan.Info.MaxOID),
 	}
@@ -468,6 +473,7 @@ func (s *session) continueRun(ctx context.Context, r *watermark.Record) error {
 	if err := s.probe(ctx); err != nil {
 		return err
 	}
+	r.Start = start(s.plan)
 	if err := s.dest.takeOver(ctx, s.control, s.tables, r, s.plan.Tool); err != nil {
 		return err
 	}

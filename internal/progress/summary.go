@@ -178,24 +178,24 @@ func blobProblem(path, reason string) (problem, place string) {
 // blobs are left out where there are none.
 func (s *Summary) blobs(b *strings.Builder) {
 	r, t := s.Report, &s.Report.Totals
+	inPostgreSQL, inS3 := " in PostgreSQL", " in S3"
 	if s.Outcome == DryRun {
+		inPostgreSQL = " for PostgreSQL"
 		if r.Source.Blobs > 0 {
-			row(b, "blobs", Count(r.Source.Blobs), strings.TrimSuffix(Bytes(r.Source.BlobBytes)+", older revisions included; in "+r.Source.BlobDir, "; in "))
+			row(b, "source's blobs", Count(r.Source.Blobs), s.sourceBlobs())
 		}
-	} else {
-		if t.Blobs > 0 {
-			row(b, "blobs", Count(t.Blobs), Bytes(t.BlobBytes)+" in PostgreSQL")
-		}
-		if t.S3Blobs > 0 {
-			where := " in S3"
-			if r.Owed > 0 {
-				where = " for S3"
-			}
-			row(b, "blobs", Count(t.S3Blobs), Bytes(t.S3Bytes)+where)
-		}
-		if r.Manifest != "" {
-			row(b, "to be uploaded", Count(r.Owed), Bytes(r.OwedBytes)+", listed in "+manifestName(r))
-		}
+	}
+	if s.Outcome == DryRun || r.Owed > 0 {
+		inS3 = " for S3"
+	}
+	if t.Blobs > 0 {
+		row(b, "blobs", Count(t.Blobs), Bytes(t.BlobBytes)+inPostgreSQL)
+	}
+	if t.S3Blobs > 0 {
+		row(b, "blobs", Count(t.S3Blobs), Bytes(t.S3Bytes)+inS3)
+	}
+	if r.Manifest != "" && s.Outcome != DryRun {
+		row(b, "to be uploaded", Count(r.Owed), Bytes(r.OwedBytes)+", listed in "+manifestName(r))
 	}
 	if n := s.missing(); n > 0 {
 		row(b, "missing blobs", Count(n), s.missingRemark())
@@ -203,6 +203,19 @@ func (s *Summary) blobs(b *strings.Builder) {
 	if r.Source.OrphanBlobs > 0 {
 		row(b, "orphan blobs", Count(r.Source.OrphanBlobs), "files that no record refers to; they are left out")
 	}
+}
+
+// sourceBlobs tells of the blobs that the scan of a dry run has found.
+func (s *Summary) sourceBlobs() string {
+	src, t := &s.Report.Source, &s.Report.Totals
+	text := Bytes(src.BlobBytes)
+	if !s.HistoryPreserving && src.Blobs > t.Blobs+t.S3Blobs+t.MissingBlobs {
+		text += " with older revisions, which a history-free database leaves out"
+	}
+	if src.BlobDir != "" {
+		text += "; in " + src.BlobDir
+	}
+	return text
 }
 
 // missing is how many blobs are missing. A dry run opens none: it tells what the
@@ -218,7 +231,7 @@ func (s *Summary) missing() int64 {
 // would want.
 func (s *Summary) missingRemark() string {
 	r := s.Report
-	if s.Outcome != DryRun || s.HistoryPreserving {
+	if s.Outcome != DryRun || s.HistoryPreserving || r.Source.MissingBlobs == r.Totals.MissingBlobs {
 		return rejectsRemark(r)
 	}
 	return fmt.Sprintf("older revisions included; the conversion needs %s of them", Count(r.Totals.MissingBlobs))
@@ -303,7 +316,8 @@ func (s *Summary) objectRate(took time.Duration) string {
 	}
 	t := &s.Report.Totals
 	remark := fmt.Sprintf("%s objects/s", Count(int64(float64(t.Objects+t.Revisions)/took.Seconds())))
-	if moved := t.BlobBytes + t.S3Bytes - s.Report.OwedBytes; moved > 0 {
+	// A dry run opens no blob.
+	if moved := t.BlobBytes + t.S3Bytes - s.Report.OwedBytes; moved > 0 && s.Outcome != DryRun {
 		for _, p := range s.Report.Phases {
 			if p.Phase == pipeline.Uploading {
 				took += p.Took

@@ -131,7 +131,14 @@ func TestSummaryText(t *testing.T) {
 		}},
 		{"dry-run-blobs", func(s *Summary) *Summary {
 			withBlobs(s)
-			s.Outcome, s.Report.Totals, s.Report.MissingBlobs = DryRun, dest.Result{Transactions: 2, Objects: 3}, nil
+			s.Outcome, s.Report.MissingBlobs, s.Report.Manifest, s.Report.Owed, s.Report.OwedBytes = DryRun, nil, "", 0, 0
+			s.Report.Totals.MissingBlobs = 2
+			return s
+		}},
+		{"dry-run-without-older-blobs", func(s *Summary) *Summary {
+			withBlobs(s)
+			s.Outcome, s.Report.MissingBlobs, s.Report.Manifest, s.Report.Owed, s.Report.OwedBytes = DryRun, nil, "", 0, 0
+			s.Report.Source.Blobs = 492
 			return s
 		}},
 		{"nothing-new", func(s *Summary) *Summary {
