@@ -138,7 +138,8 @@ func (o *convertOptions) blobFlags() *pflag.FlagSet {
 }
 
 // arguments is the rule for arguments: one CONFIG, which --upload-blobs may do
-// without. Neither it nor --abort reads the source, whose disk may be gone.
+// without. Neither it nor --abort nor --retry-rejects reads the source, whose
+// disk may be gone.
 func (o *convertOptions) arguments(cmd *cobra.Command, args []string) error {
 	o.from.DestinationOnly = o.upload != "" || o.abort || o.retry != ""
 	if o.upload != "" && len(args) == 0 && o.from.DestinationSite == "" {
