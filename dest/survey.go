@@ -10,7 +10,7 @@ type Survey struct {
 	Role        string      `json:"role" doc:"who is connected"`
 	Encoding    string      `json:"encoding" doc:"of the database"`
 	LZ4         bool        `json:"lz4" doc:"whether values can be compressed by lz4"`
-	Condition   Condition   `json:"condition" doc:"absent, empty, interrupted or filled"`
+	Condition   Condition   `json:"condition" doc:"absent, empty, interrupted or filled; empty text if it is not known"`
 	Rights      []Right     `json:"rights" doc:"what the role may do of what a conversion needs"`
 	Connections Connections `json:"connections" doc:"how many may connect"`
 	Settings    []Setting   `json:"settings" doc:"those that matter for a load and afterwards"`

@@ -50,16 +50,27 @@ type foundIndex struct {
 
 // Schema compares what is there with what zodb-pgjsonb makes.
 func (c *content) Schema(ctx context.Context, highest zodb.OID) (faults []dest.Fault, err error) {
-	for _, look := range []func(context.Context, *[]dest.Fault) error{
-		c.tableFaults, c.indexFaults, c.foreignKeyFaults, c.triggerFaults,
-		func(ctx context.Context, f *[]dest.Fault) error { return c.sequenceFaults(ctx, f, highest) },
-		c.leftovers,
-	} {
-		if err := look(ctx, &faults); err != nil {
+	for _, look := range c.looks(highest) {
+		if err := look.find(ctx, &faults); err != nil {
 			return nil, c.fail(ctx, "read the schema", err)
 		}
 	}
 	return faults, nil
+}
+
+// look is a question of which the answer is what is wrong.
+type look struct {
+	at   string // what it is about
+	find func(context.Context, *[]dest.Fault) error
+}
+
+func (c *content) looks(highest zodb.OID) []look {
+	return []look{
+		{"the tables", c.tableFaults}, {"the indexes", c.indexFaults}, {"the foreign key", c.foreignKeyFaults},
+		{"the trigger", c.triggerFaults},
+		{"the sequence", func(ctx context.Context, f *[]dest.Fault) error { return c.sequenceFaults(ctx, f, highest) }},
+		{"what a run leaves", c.leftovers},
+	}
 }
 
 func add(faults *[]dest.Fault, kind, name, format string, args ...any) {

@@ -28,6 +28,7 @@ type server struct {
 	mayTemp     bool
 	plpgsql     bool
 	role        string
+	login       string // as whom it has connected: what is set for a role is that one's
 	limits      []limit
 	lz4         bool
 }
@@ -86,9 +87,9 @@ func readServer(ctx context.Context, q watermark.Querier, schema string) (*serve
 		has_schema_privilege($1::text, 'CREATE') AND has_schema_privilege($1::text, 'USAGE'),
 		has_database_privilege(current_database(), 'TEMPORARY'),
 		coalesce((SELECT has_language_privilege(oid, 'USAGE') FROM pg_catalog.pg_language WHERE lanname = 'plpgsql'), false),
-		current_user::text,
+		current_user::text, session_user::text,
 		coalesce((SELECT 'lz4' = ANY(enumvals) FROM pg_catalog.pg_settings WHERE name = 'default_toast_compression'), false)`,
-		schema).Scan(&s.version, &s.versionText, &s.encoding, &s.standby, &s.readOnly, &s.mayCreate, &s.mayTemp, &s.plpgsql, &s.role, &s.lz4)
+		schema).Scan(&s.version, &s.versionText, &s.encoding, &s.standby, &s.readOnly, &s.mayCreate, &s.mayTemp, &s.plpgsql, &s.role, &s.login, &s.lz4)
 	if err != nil {
 		return nil, fmt.Errorf("ask the server what it is: %w", err)
 	}

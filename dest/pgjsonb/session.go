@@ -251,14 +251,16 @@ func (s *session) open(ctx context.Context) error {
 	if err := s.checkMode(ctx); err != nil {
 		return err
 	}
-	if err := s.checkPlace(ctx); err != nil {
+	if err := s.dest.checkPlace(ctx, s.control, s.layout); err != nil {
 		return err
 	}
 	if err := s.probe(ctx); err != nil {
 		return err
 	}
-	if err := s.checkBucket(ctx); err != nil {
-		return err
+	if s.plan.Blobs != dest.Deferred { // which asks nothing of S3
+		if err := s.dest.checkBucket(ctx, s.control, s.layout); err != nil {
+			return err
+		}
 	}
 	s.record = &watermark.Record{
 		Run: dest.Run{
@@ -546,25 +548,30 @@ func (s *session) probe(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		var store *s3blob.Error
-		if errors.As(err, &store) {
-			return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %s", s.dest.config.S3.Name(), store.Reason), Hint: store.Hint}
-		}
-		return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %v", s.dest.config.S3.Name(), err)}
+		return s.dest.unusable(err)
 	})
 }
 
+// unusable is the refusal of a bucket.
+func (d *Destination) unusable(err error) error {
+	var store *s3blob.Error
+	if errors.As(err, &store) {
+		return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %s", d.config.S3.Name(), store.Reason), Hint: store.Hint}
+	}
+	return &dest.RefusedError{Reason: fmt.Sprintf("%s cannot be used: %v", d.config.S3.Name(), err)}
+}
+
 // checkPlace refuses to catch up without S3 a database that has blobs there.
-func (s *session) checkPlace(ctx context.Context) error {
-	if s.dest.config.S3 != nil {
+func (d *Destination) checkPlace(ctx context.Context, q watermark.Querier, l *layout) error {
+	if d.config.S3 != nil {
 		return nil
 	}
-	n, err := s.layout.countInS3(ctx, s.control)
+	n, err := l.countInS3(ctx, q)
 	if err != nil || n == 0 {
 		return err
 	}
 	return &dest.RefusedError{
-		Reason: fmt.Sprintf("%s has %s in S3, the configuration names no bucket", s.dest.Name(), count(n, "blob")),
+		Reason: fmt.Sprintf("%s has %s in S3, the configuration names no bucket", d.Name(), count(n, "blob")),
 		Hint:   "name the bucket of the site: s3-bucket-name in [destination]",
 	}
 }
@@ -575,13 +582,13 @@ const sampledBlobs = 8
 // checkBucket refuses to catch up a database with blobs in S3 if the bucket has
 // none of those that are looked for: a finished database does not say in which
 // bucket and below which prefix they are, a site knows one place only, and new
-// blobs would go to another one. Deferred uploads ask nothing of S3.
-func (s *session) checkBucket(ctx context.Context) error {
-	store := s.dest.config.S3
-	if store == nil || s.plan.Blobs == dest.Deferred || !s.layout.has(blobState) {
+// blobs would go to another one.
+func (d *Destination) checkBucket(ctx context.Context, q watermark.Querier, l *layout) error {
+	store := d.config.S3
+	if store == nil || !l.has(blobState) {
 		return nil
 	}
-	rows, err := s.control.Query(ctx, `SELECT s3_key, blob_size FROM `+s.layout.name(blobState)+
+	rows, err := q.Query(ctx, `SELECT s3_key, blob_size FROM `+l.name(blobState)+
 		fmt.Sprintf(` WHERE s3_key <> '' ORDER BY zoid, tid LIMIT %d`, sampledBlobs))
 	if err != nil {
 		return fmt.Errorf("look for blobs in S3: %w", err)
@@ -612,7 +619,7 @@ func (s *session) checkBucket(ctx context.Context) error {
 	}
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("%s has blobs in S3, and %s has none of the first %d, which begin with %s: they are in another place, or are not uploaded yet",
-			s.dest.Name(), store.Name(), len(keys), keys[0]),
+			d.Name(), store.Name(), len(keys), keys[0]),
 		Hint: "name the bucket and the prefix of the site; or, if a manifest still lists them, upload it with --upload-blobs first, or go on with --deferred-blobs and that manifest",
 	}
 }
@@ -667,23 +674,26 @@ func rename(ctx context.Context, conn *pgx.Conn, id string, generation int64) er
 
 // checkMode refuses to catch up in another mode than the database has.
 func (s *session) checkMode(ctx context.Context) error {
-	hp := s.plan.Options.HistoryPreserving
-	if hp && !s.layout.has(objectHistory) {
+	return s.dest.checkMode(ctx, s.control, s.layout, s.plan.Options.HistoryPreserving)
+}
+
+func (d *Destination) checkMode(ctx context.Context, q watermark.Querier, l *layout, hp bool) error {
+	if hp && !l.has(objectHistory) {
 		return &dest.RefusedError{
-			Reason: fmt.Sprintf("%s is history-free, the configuration says history-preserving", s.dest.Name()),
+			Reason: fmt.Sprintf("%s is history-free, the configuration says history-preserving", d.Name()),
 			Hint:   "catch up with history-preserving = false",
 		}
 	}
-	if hp || !s.layout.has(objectHistory) {
+	if hp || !l.has(objectHistory) {
 		return nil
 	}
 	var some bool
-	if err := s.control.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+s.layout.name(objectHistory)+`)`).Scan(&some); err != nil {
+	if err := q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+l.name(objectHistory)+`)`).Scan(&some); err != nil {
 		return fmt.Errorf("look for older revisions: %w", err)
 	}
 	if some {
 		return &dest.RefusedError{
-			Reason: fmt.Sprintf("%s holds older revisions, the configuration says history-free", s.dest.Name()),
+			Reason: fmt.Sprintf("%s holds older revisions, the configuration says history-free", d.Name()),
 			Hint:   "catch up with history-preserving = true",
 		}
 	}
