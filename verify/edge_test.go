@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/zodb-convert/zodb-convert/dest/desttest"
@@ -131,4 +132,58 @@ func TestChangesAreFoundInWhatIsComparedOnly(t *testing.T) {
 			m.exec(t, "SELECT setval('zoid_seq', 100000)")
 		}
 	})
+}
+
+// A NULL where zodb-pgjsonb has none is a difference, and no failure. The key and
+// the columns that allow it are told, too.
+func TestNullsAreDifferences(t *testing.T) {
+	b := desttest.NewBuilder()
+	b.Commit(desttest.Transaction{TID: 5 << 40, User: "user", Description: "text"}, thing(0, "root"), thing(1, "a"), desttest.BlobOf(2, []byte("bytes")))
+	p := built(t, true, b)
+	m := newMutator(t, p, 0)
+	for _, sql := range []string{
+		"ALTER TABLE object_state DROP CONSTRAINT object_state_pkey", "ALTER TABLE blob_state DROP CONSTRAINT blob_state_pkey",
+		"ALTER TABLE object_history DROP CONSTRAINT object_history_pkey", "ALTER TABLE object_state DROP CONSTRAINT object_state_tid_fkey",
+		"ALTER TABLE transaction_log DROP CONSTRAINT transaction_log_pkey", "ALTER TABLE transaction_log ALTER tid DROP NOT NULL",
+		"ALTER TABLE blob_state ALTER zoid DROP NOT NULL, ALTER tid DROP NOT NULL, ALTER blob_size DROP NOT NULL",
+		"ALTER TABLE object_history ALTER zoid DROP NOT NULL, ALTER tid DROP NOT NULL",
+		`ALTER TABLE object_state ALTER zoid DROP NOT NULL, ALTER tid DROP NOT NULL, ALTER class_mod DROP NOT NULL,
+			ALTER class_name DROP NOT NULL, ALTER state_size DROP NOT NULL, ALTER refs DROP NOT NULL`,
+	} {
+		m.exec(t, sql)
+	}
+	faults, _ := p.verify(t, verify.Options{})
+	for _, c := range []struct{ sql, kind string }{
+		{"UPDATE object_state SET refs = NULL WHERE zoid = 1", verify.OtherRefs},
+		{"UPDATE object_state SET refs = '{NULL}' WHERE zoid = 1", verify.OtherRefs},
+		{"UPDATE object_state SET refs = '{{1,2},{3,4}}' WHERE zoid = 1", verify.OtherRefs},
+		{"UPDATE object_state SET state_size = NULL WHERE zoid = 1", verify.OtherSize},
+		{"UPDATE object_state SET class_mod = NULL WHERE zoid = 1", verify.OtherClass},
+		{"UPDATE object_state SET class_name = NULL WHERE zoid = 1", verify.OtherClass},
+		{"UPDATE object_state SET tid = NULL WHERE zoid = 1", verify.OtherTID},
+		{"UPDATE object_state SET state = NULL WHERE zoid = 1", verify.Unreadable},
+		{"UPDATE object_state SET state = 'null' WHERE zoid = 1", verify.OtherValue},
+		{"UPDATE object_state SET zoid = NULL WHERE zoid = 1", verify.MissingObject + " " + verify.ExtraObject},
+		{"INSERT INTO object_history (zoid, tid, class_mod, class_name, state_size) VALUES (NULL, NULL, '', '', 0)", verify.ExtraRevision},
+		{"INSERT INTO transaction_log (tid) VALUES (NULL)", verify.ExtraTransaction},
+		{"UPDATE transaction_log SET username = NULL", verify.OtherTransaction},
+		{"UPDATE transaction_log SET description = NULL", verify.OtherTransaction},
+		{"UPDATE blob_state SET blob_size = NULL", verify.OtherBlob},
+		{"UPDATE blob_state SET data = NULL", verify.MissingBlob},
+		{"UPDATE blob_state SET zoid = NULL", verify.MissingBlob + " " + verify.ExtraBlob},
+		{"INSERT INTO blob_state (zoid, tid, blob_size) VALUES (NULL, NULL, NULL)", verify.ExtraBlob},
+	} {
+		m.exec(t, c.sql)
+		r, all := p.verify(t, verify.Options{})
+		var kinds []string
+		for _, d := range all {
+			if d.Kind != verify.SchemaFault {
+				kinds = append(kinds, d.Kind)
+			}
+		}
+		if got := strings.Join(kinds, " "); got != c.kind || r.Differences-int64(len(kinds)) != faults.Differences {
+			t.Errorf("%s: %v", c.sql, all)
+		}
+		m.restore(t)
+	}
 }

@@ -84,10 +84,35 @@ func TestEveryFaultOfTheSchemaIsFound(t *testing.T) {
 		{"leftover zodb_convert_owed", `CREATE TABLE zodb_convert_owed (x int)`, `DROP TABLE zodb_convert_owed`},
 		{"table pgjsonb_schema_state", `ALTER TABLE pgjsonb_schema_state RENAME TO other`, `ALTER TABLE other RENAME TO pgjsonb_schema_state`},
 		{"table pack_state", `ALTER TABLE pack_state RENAME TO other`, `ALTER TABLE other RENAME TO pack_state`},
+		{"index idx_object_class", `DROP INDEX idx_object_class; CREATE INDEX idx_object_class ON object_state (class_mod COLLATE "C", class_name)`,
+			`DROP INDEX idx_object_class; CREATE INDEX idx_object_class ON object_state (class_mod, class_name)`},
+		{"index idx_object_class", `DROP INDEX idx_object_class; CREATE INDEX idx_object_class ON object_state (class_mod, class_name text_pattern_ops)`,
+			`DROP INDEX idx_object_class; CREATE INDEX another_name ON object_state (class_mod, class_name)`},
+		{"index idx_history_zoid_tid", `DROP INDEX idx_history_zoid_tid; CREATE INDEX idx_history_zoid_tid ON object_history (zoid, tid DESC NULLS LAST)`,
+			`DROP INDEX idx_history_zoid_tid; CREATE INDEX idx_history_zoid_tid ON object_history (zoid, tid DESC) INCLUDE (class_mod)`},
+		{"key object_state_pkey", `ALTER TABLE object_state DROP CONSTRAINT object_state_pkey; ALTER TABLE object_state ADD PRIMARY KEY (zoid) DEFERRABLE`,
+			`ALTER TABLE object_state DROP CONSTRAINT object_state_pkey; ALTER TABLE object_state ADD PRIMARY KEY (zoid)`},
+		{"foreign key object_state_tid_fkey", `ALTER TABLE object_state DISABLE TRIGGER ALL`, `ALTER TABLE object_state ENABLE TRIGGER ALL`},
+		{"foreign key object_state_tid_fkey", `ALTER TABLE object_state DROP CONSTRAINT object_state_tid_fkey;
+			ALTER TABLE object_state ADD CONSTRAINT object_state_tid_fkey FOREIGN KEY (tid) REFERENCES transaction_log (tid) ON DELETE CASCADE`,
+			`ALTER TABLE object_state DROP CONSTRAINT object_state_tid_fkey;
+			ALTER TABLE object_state ADD CONSTRAINT another_name FOREIGN KEY (tid) REFERENCES transaction_log (tid)`},
+		{"function notify_commit", `CREATE OR REPLACE FUNCTION notify_commit() RETURNS trigger AS $$BEGIN
+			-- PERFORM pg_notify('zodb_invalidations', NEW.tid::text);
+			RETURN NEW; END$$ LANGUAGE plpgsql`,
+			`CREATE OR REPLACE FUNCTION notify_commit() RETURNS trigger AS $$BEGIN PERFORM pg_notify('zodb_invalidations', NEW.tid::text); RETURN NEW; END$$ LANGUAGE plpgsql`},
+		{"trigger trg_notify_commit", `DROP TRIGGER trg_notify_commit ON transaction_log;
+			CREATE TRIGGER trg_notify_commit AFTER INSERT ON transaction_log FOR EACH ROW WHEN (NEW.username <> '') EXECUTE FUNCTION notify_commit()`,
+			`DROP TRIGGER trg_notify_commit ON transaction_log;
+			CREATE TRIGGER trg_notify_commit AFTER INSERT ON transaction_log FOR EACH ROW EXECUTE FUNCTION notify_commit()`},
+		{"column object_state.refs", `ALTER TABLE object_state ALTER refs DROP NOT NULL`, `ALTER TABLE object_state ALTER refs SET NOT NULL`},
+		{"column object_history.state_size", `ALTER TABLE object_history ALTER state_size DROP NOT NULL`, `ALTER TABLE object_history ALTER state_size SET NOT NULL`},
+		{"sequence zoid_seq", `INSERT INTO object_history SELECT 1000000, tid, class_mod, class_name, state, state_size FROM object_history LIMIT 1`, ``},
 		{"table blob_state", `ALTER TABLE blob_state SET UNLOGGED`, `ALTER TABLE blob_state SET LOGGED`},
 	} {
 		m.exec(t, f.sql)
 		_, all := m.pair.verify(t, verify.Options{})
+		all = slices.DeleteFunc(all, func(d verify.Difference) bool { return d.Kind == verify.ExtraRevision })
 		if len(all) != 1 || all[0].Kind != verify.SchemaFault || all[0].Path != f.where {
 			t.Errorf("%s: %d differences: %v", f.sql, len(all), all)
 		}

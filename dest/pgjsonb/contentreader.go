@@ -49,7 +49,16 @@ func (r *contentReader) Close() error {
 	return nil
 }
 
-func bigint(v []byte) int64 { return int64(binary.BigEndian.Uint64(v)) }
+// null is what a NULL counts as where zodb-pgjsonb has none. No oid, tid or size
+// is that.
+const null = -1
+
+func bigint(v []byte) int64 {
+	if v == nil {
+		return null
+	}
+	return int64(binary.BigEndian.Uint64(v))
+}
 
 // beginArray begins a bigint[] in binary.
 func beginArray(b []byte, n int) []byte {
@@ -67,34 +76,41 @@ func beginArray(b []byte, n int) []byte {
 
 var errShape = errors.New("the server has sent a value that is not what was asked for")
 
-// readArray reads a bigint[]. NULLs, which no writer makes, count as -1.
+// readArray reads a bigint[] of whatever dimensions. NULLs, which no writer makes,
+// are read as null.
 func readArray(dst []int64, v []byte) ([]int64, error) {
-	if len(v) < 12 {
+	if v == nil {
+		return append(dst, null), nil
+	}
+	// Behind the number of dimensions, two more words, and two words for each
+	// dimension, the elements follow, whatever the dimensions are.
+	const words, perDimension = 12, 8
+	if len(v) < words {
 		return dst, errShape
 	}
-	dimensions := int32(binary.BigEndian.Uint32(v))
-	if dimensions == 0 {
-		return dst, nil
-	}
-	if dimensions != 1 || len(v) < 20 {
+	dimensions := int64(binary.BigEndian.Uint32(v))
+	if int64(len(v)) < words+perDimension*dimensions {
 		return dst, errShape
 	}
-	n := int32(binary.BigEndian.Uint32(v[12:]))
-	v = v[20:]
-	for range n {
-		if len(v) < 4 {
+	for v = v[words+perDimension*dimensions:]; len(v) > 0; {
+		switch size := word(v); {
+		case len(v) < 4 || size >= 0 && (size != 8 || len(v) < 12):
 			return dst, errShape
+		case size < 0:
+			dst, v = append(dst, null), v[4:]
+		default:
+			dst, v = append(dst, bigint(v[4:12])), v[12:]
 		}
-		if size := int32(binary.BigEndian.Uint32(v)); size < 0 {
-			dst, v = append(dst, -1), v[4:]
-			continue
-		}
-		if len(v) < 12 {
-			return dst, errShape
-		}
-		dst, v = append(dst, bigint(v[4:])), v[12:]
 	}
 	return dst, nil
+}
+
+// word is a number of four bytes, null if they are not there.
+func word(v []byte) int32 {
+	if len(v) < 4 {
+		return null
+	}
+	return int32(binary.BigEndian.Uint32(v))
 }
 
 // rows calls fn for each row of an answer. What fn says is kept apart from what
@@ -185,7 +201,7 @@ func (r *contentReader) each(ctx context.Context, sql string, args [][]byte, cur
 		default:
 			row.State = v[4][1:]
 		}
-		row.Size = int64(int32(binary.BigEndian.Uint32(v[5])))
+		row.Size = int64(word(v[5]))
 		if row.Refs, err = readArray(row.Refs[:0], v[6]); err != nil {
 			return fmt.Errorf("read the references of object %v of %s: %w", row.Key.OID, r.c.dest.Name(), err)
 		}

@@ -46,6 +46,25 @@ func neededIndexes(historyPreserving bool) []neededIndex {
 type foundIndex struct {
 	table, name, method, columns string
 	primary, valid, partial      bool
+	unique                       bool
+	usual                        bool // operator classes and collations are those that queries use
+	immediate                    bool // a key that is checked with each row
+}
+
+// odd is how an index that has the right columns is not as it has to be, "" if it
+// is.
+func (x *foundIndex) odd(want *neededIndex) string {
+	switch {
+	case x.partial:
+		return "holds a part of the rows only"
+	case !x.usual:
+		return "has other operator classes or collations than queries use"
+	case want.kind == "key" && !x.immediate:
+		return "is deferrable: a site cannot write with it"
+	case want.kind == "index" && x.unique && !strings.Contains(want.columns, "zoid"):
+		return "is unique: a site cannot write with it"
+	}
+	return ""
 }
 
 // Schema compares what is there with what zodb-pgjsonb makes.
@@ -66,7 +85,7 @@ type look struct {
 
 func (c *content) looks(highest zodb.OID) []look {
 	return []look{
-		{"the tables", c.tableFaults}, {"the indexes", c.indexFaults}, {"the foreign key", c.foreignKeyFaults},
+		{"the tables", c.tableFaults}, {"the columns", c.columnFaults}, {"the indexes", c.indexFaults}, {"the foreign key", c.foreignKeyFaults},
 		{"the trigger", c.triggerFaults},
 		{"the sequence", func(ctx context.Context, f *[]dest.Fault) error { return c.sequenceFaults(ctx, f, highest) }},
 		{"what a run leaves", c.leftovers},
@@ -77,14 +96,49 @@ func add(faults *[]dest.Fault, kind, name, format string, args ...any) {
 	*faults = append(*faults, dest.Fault{Kind: kind, Name: name, Problem: fmt.Sprintf(format, args...)})
 }
 
-// tableFaults finds missing tables; the columns of those that are read were
-// checked when the view was taken.
-func (c *content) tableFaults(_ context.Context, faults *[]dest.Fault) error {
+// required are the columns in which there is no NULL.
+var required = map[string][]string{
+	transactionLog: {"tid"},
+	objectState:    {"zoid", "tid", "class_mod", "class_name", "state_size", "refs"},
+	objectHistory:  {"zoid", "tid", "class_mod", "class_name", "state_size", "refs"},
+	blobState:      {"zoid", "tid", "blob_size"},
+}
+
+// columnFaults finds columns that may be NULL and must not; whether those that are
+// read are there was checked when the view was taken.
+func (c *content) columnFaults(ctx context.Context, faults *[]dest.Fault) error {
+	for _, name := range c.siteTables() {
+		if c.layout.tables[name] == nil {
+			continue
+		}
+		rows, err := c.conn.Query(ctx, `SELECT attname FROM pg_catalog.pg_attribute
+			WHERE attrelid = to_regclass($1::text) AND attname = ANY($2::text[]) AND NOT attnotnull ORDER BY attnum`, c.layout.name(name), required[name])
+		if err != nil {
+			return err
+		}
+		columns, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		for _, column := range columns {
+			add(faults, "column", name+"."+column, "may be NULL")
+		}
+	}
+	return nil
+}
+
+// siteTables are those that a site uses.
+func (c *content) siteTables() []string {
 	tables := append([]string{schemaState}, core...)
 	if c.HistoryPreserving() {
 		tables = append(tables, history...)
 	}
-	for _, name := range tables {
+	return tables
+}
+
+// tableFaults finds missing tables.
+func (c *content) tableFaults(_ context.Context, faults *[]dest.Fault) error {
+	for _, name := range c.siteTables() {
 		switch t := c.layout.tables[name]; {
 		case t == nil:
 			add(faults, "table", name, "is missing")
@@ -106,37 +160,48 @@ func (c *content) indexFaults(ctx context.Context, faults *[]dest.Fault) error {
 		if c.layout.tables[want.table] == nil {
 			continue // told already
 		}
-		problem := "is missing on " + want.table
-		for _, have := range found {
-			if have.table != want.table || want.kind == "key" && !have.primary {
-				continue
-			}
-			if have.method == want.method && have.columns == want.columns && !have.partial {
-				if problem = ""; !have.valid {
-					problem = "is not valid: it was not built to its end"
-				}
-				if problem == "" {
-					break
-				}
-			} else if have.name == want.name || want.kind == "key" {
-				problem = fmt.Sprintf("is %s (%s) and not %s (%s)", have.method, have.columns, want.method, want.columns)
-				if have.partial {
-					problem += ", and holds a part of the rows only"
-				}
-			}
-		}
-		if problem != "" {
+		if problem := want.problem(found); problem != "" {
 			add(faults, want.kind, want.name, "%s", problem)
 		}
 	}
 	return nil
 }
 
+// problem tells what is wrong with the index among those that were found, "" if it
+// is there.
+func (want *neededIndex) problem(found []foundIndex) string {
+	problem := "is missing on " + want.table
+	for i := range found {
+		have := &found[i]
+		if have.table != want.table || want.kind == "key" && !have.primary {
+			continue
+		}
+		if have.method != want.method || have.columns != want.columns {
+			if have.name == want.name || want.kind == "key" {
+				problem = fmt.Sprintf("is %s (%s) and not %s (%s)", have.method, have.columns, want.method, want.columns)
+			}
+			continue
+		}
+		odd := have.odd(want)
+		if odd == "" && have.valid {
+			return ""
+		}
+		if problem = odd; odd == "" {
+			problem = "is not valid: it was not built to its end"
+		}
+	}
+	return problem
+}
+
 func (c *content) readIndexes(ctx context.Context) ([]foundIndex, error) {
 	rows, err := c.conn.Query(ctx, `SELECT t.relname, i.relname, a.amname,
-			(SELECT string_agg(pg_catalog.pg_get_indexdef(x.indexrelid, k.n, true) || CASE WHEN x.indoption[k.n - 1] & 1 = 1 THEN ' DESC' ELSE '' END, ', ' ORDER BY k.n)
+			(SELECT string_agg(pg_catalog.pg_get_indexdef(x.indexrelid, k.n, true) || (ARRAY['', ' DESC NULLS LAST', ' NULLS FIRST', ' DESC'])[(x.indoption[k.n - 1] & 3) + 1], ', ' ORDER BY k.n)
 				FROM generate_series(1, x.indnkeyatts::int) k (n)),
-			x.indisprimary, x.indisvalid AND x.indisready AND x.indislive, x.indpred IS NOT NULL
+			x.indisprimary, x.indisvalid AND x.indisready AND x.indislive, x.indpred IS NOT NULL, x.indisunique,
+			(SELECT coalesce(bool_and(o.opcdefault AND (u.attcollation IS NULL OR x.indcollation[k.n - 1] = u.attcollation)), true)
+				FROM generate_series(1, x.indnkeyatts::int) k (n) JOIN pg_catalog.pg_opclass o ON o.oid = x.indclass[k.n - 1]
+				LEFT JOIN pg_catalog.pg_attribute u ON u.attrelid = x.indrelid AND u.attnum = x.indkey[k.n - 1]),
+			x.indimmediate
 		FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class t ON t.oid = x.indrelid JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
 			JOIN pg_catalog.pg_am a ON a.oid = i.relam JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
 		WHERE n.nspname = $1::text ORDER BY t.relname, i.relname`, c.layout.schema)
@@ -144,19 +209,21 @@ func (c *content) readIndexes(ctx context.Context) ([]foundIndex, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (x foundIndex, err error) {
-		return x, row.Scan(&x.table, &x.name, &x.method, &x.columns, &x.primary, &x.valid, &x.partial)
+		return x, row.Scan(&x.table, &x.name, &x.method, &x.columns, &x.primary, &x.valid, &x.partial, &x.unique, &x.usual, &x.immediate)
 	})
 }
 
 // foreignKeyFaults looks for the one foreign key, from objects to transactions.
 func (c *content) foreignKeyFaults(ctx context.Context, faults *[]dest.Fault) error {
-	var there, valid bool
-	err := c.conn.QueryRow(ctx, `SELECT count(*) > 0, coalesce(bool_or(k.convalidated), false)
+	var there, valid, plain, enabled bool
+	err := c.conn.QueryRow(ctx, `SELECT count(*) > 0, coalesce(bool_or(k.convalidated), false),
+			coalesce(bool_and(k.confdeltype IN ('a', 'r') AND k.confupdtype IN ('a', 'r')), true),
+			coalesce(bool_and(NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgconstraint = k.oid AND t.tgenabled NOT IN ('O', 'A'))), true)
 		FROM pg_catalog.pg_constraint k
 		WHERE k.contype = 'f' AND k.conrelid = to_regclass($1::text) AND k.confrelid = to_regclass($2::text)
 		AND k.conkey = ARRAY(SELECT attnum FROM pg_catalog.pg_attribute WHERE attrelid = k.conrelid AND attname = 'tid')
 		AND k.confkey = ARRAY(SELECT attnum FROM pg_catalog.pg_attribute WHERE attrelid = k.confrelid AND attname = 'tid')`,
-		c.layout.name(objectState), c.layout.name(transactionLog)).Scan(&there, &valid)
+		c.layout.name(objectState), c.layout.name(transactionLog)).Scan(&there, &valid, &plain, &enabled)
 	switch {
 	case err != nil:
 		return err
@@ -164,6 +231,10 @@ func (c *content) foreignKeyFaults(ctx context.Context, faults *[]dest.Fault) er
 		add(faults, "foreign key", "object_state_tid_fkey", "is missing: object_state (tid) to transaction_log (tid)")
 	case !valid:
 		add(faults, "foreign key", "object_state_tid_fkey", "is not validated")
+	case !plain:
+		add(faults, "foreign key", "object_state_tid_fkey", "changes or deletes objects with their transactions")
+	case !enabled:
+		add(faults, "foreign key", "object_state_tid_fkey", "is not enforced: its triggers are disabled")
 	}
 	return nil
 }
@@ -181,7 +252,8 @@ func (c *content) triggerFaults(ctx context.Context, faults *[]dest.Fault) error
 	var n int
 	var enabled, kind, notifies bool
 	err := c.conn.QueryRow(ctx, `SELECT count(*)::int, coalesce(bool_or(t.tgenabled IN ('O', 'A')), false),
-			coalesce(bool_or(t.tgtype & $2::int = $3::int), false), coalesce(bool_or(p.prosrc LIKE '%pg_notify%zodb_invalidations%'), false)
+			coalesce(bool_or(t.tgtype & $2::int = $3::int AND t.tgqual IS NULL), false),
+			coalesce(bool_or(regexp_replace(p.prosrc, '--[^\n]*|/\*.*?\*/', '', 'g') ~* 'pg_notify.*zodb_invalidations.*new\.tid'), false)
 		FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
 		WHERE t.tgrelid = to_regclass($1::text) AND t.tgname = 'trg_notify_commit' AND NOT t.tgisinternal`,
 		c.layout.name(transactionLog), triggerRow|triggerBefore|triggerInsert, triggerRow|triggerInsert).Scan(&n, &enabled, &kind, &notifies)
@@ -195,7 +267,7 @@ func (c *content) triggerFaults(ctx context.Context, faults *[]dest.Fault) error
 	case !kind:
 		add(faults, "trigger", notifyTrigger, "does not run after the insertion of each row")
 	case !notifies:
-		add(faults, "function", notifyFunction, "does not notify the channel zodb_invalidations")
+		add(faults, "function", notifyFunction, "does not tell the channel zodb_invalidations the tid")
 	}
 	return nil
 }
@@ -206,15 +278,19 @@ func (c *content) sequenceFaults(ctx context.Context, faults *[]dest.Fault, high
 		add(faults, "sequence", zoidSeq, "is missing")
 		return nil
 	}
-	var next, stored, step int64
+	stored := `SELECT max(zoid) AS zoid FROM ` + c.layout.name(objectState)
+	if c.HistoryPreserving() {
+		stored += ` UNION ALL SELECT max(zoid) FROM ` + c.layout.name(objectHistory)
+	}
+	var next, used, step int64
 	err := c.conn.QueryRow(ctx, `SELECT q.last_value + CASE WHEN q.is_called THEN s.seqincrement ELSE 0 END, s.seqincrement,
-			(SELECT coalesce(max(zoid), -1) FROM `+c.layout.name(objectState)+`)
+			(SELECT coalesce(max(zoid), -1) FROM (`+stored+`) x)
 		FROM `+c.layout.name(zoidSeq)+` q, pg_catalog.pg_sequence s WHERE s.seqrelid = $1::text::regclass`, c.layout.name(zoidSeq)).
-		Scan(&next, &step, &stored)
+		Scan(&next, &step, &used)
 	if err != nil {
 		return err
 	}
-	if limit := max(stored, int64(highest)); next <= limit {
+	if limit := max(used, int64(highest)); next <= limit {
 		add(faults, "sequence", zoidSeq, "gives out oid %d next, and oids up to %d are in use: new objects would overwrite others", next, limit)
 	}
 	if step < 1 {

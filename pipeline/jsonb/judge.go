@@ -187,7 +187,13 @@ func (j *Judge) compareRefs(state *symbol, have []int64, room int64) Verdict {
 	return Verdict{}
 }
 
-func oidText(oid int64) string { return fmt.Sprintf("0x%016x", uint64(oid)) }
+// oidText is an oid for people. -1 is what readers make of NULL.
+func oidText(oid int64) string {
+	if oid == -1 {
+		return "NULL"
+	}
+	return fmt.Sprintf("0x%016x", uint64(oid))
+}
 
 // appendReferences appends the oids of the persistent ids that keep their target
 // alive: (oid, class) and oid. Weak references and those to other databases are
