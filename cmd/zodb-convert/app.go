@@ -85,7 +85,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 // commands is the command with those below it.
 func (a *app) commands() *cobra.Command {
 	root := newConvertCommand(a)
-	root.AddCommand(newStatusCommand(a), newVerifyCommand(a), newInitCommand(a))
+	root.AddCommand(newStatusCommand(a), newVerifyCommand(a), newInspectCommand(a), newInitCommand(a))
 	a.describe(root)
 	return root
 }

@@ -104,12 +104,7 @@ func inspectText(r *inspect.Report, unread error) string {
 	if r.Destination != nil {
 		s.survey(r.Destination)
 	}
-	if len(r.Notes) > 0 {
-		s.title("Notes")
-		for _, n := range r.Notes {
-			s.hang("  ", n)
-		}
-	}
+	s.sentences("Notes", r.Notes)
 	s.verdict(r, unread)
 	return s.String()
 }
@@ -268,6 +263,9 @@ func (s *sheet) findings(title string, found []inspect.Finding) {
 	for i := range found {
 		f := &found[i]
 		s.counted(f.Count, "%s: %s", f.Cause, f.Text)
+		if f.Values > f.Count {
+			s.below("%s in these records", progress.Plural(f.Values, "value"))
+		}
 		for _, reason := range f.Reasons {
 			s.below("%s %s", progress.Count(reason.Records), inLine(reason.Reason))
 		}
@@ -283,17 +281,29 @@ func (s *sheet) findings(title string, found []inspect.Finding) {
 		if len(classes) > 0 {
 			s.below("%s", strings.Join(classes, ", "))
 		}
-		if len(f.First) > 0 {
-			s.below("%s", firstText(f))
+		if text := firstText(f); text != "" {
+			s.below("%s", text)
 		}
 	}
 }
 
+// firstText names the first of a finding, of references with what they refer to.
 func firstText(f *inspect.Finding) string {
-	if int64(len(f.First)) >= f.Count {
-		return strings.Join(f.First, ", ")
+	names := f.First
+	switch {
+	case len(f.First) == 0:
+		names = f.Targets
+	case len(f.First) == len(f.Targets):
+		names = make([]string, len(f.First))
+		for i := range names {
+			names[i] = f.First[i] + " to " + f.Targets[i]
+		}
 	}
-	return "first " + strings.Join(f.First, ", ")
+	text := inLine(strings.Join(names, ", "))
+	if len(names) > 0 && int64(len(names)) < f.Count {
+		text = "first " + text
+	}
+	return text
 }
 
 // rows tells what both kinds of destinations will hold.
@@ -308,7 +318,8 @@ func (s *sheet) rows(src *inspect.Source) {
 	}{
 		{"transactions", func(r *inspect.Rows) int64 { return r.Transactions }, progress.Count},
 		{"objects", func(r *inspect.Rows) int64 { return r.Objects }, progress.Count},
-		{"older revisions and deletions", func(r *inspect.Rows) int64 { return r.Revisions }, progress.Count},
+		{"older revisions", func(r *inspect.Rows) int64 { return r.Revisions }, progress.Count},
+		{"rejected records", func(r *inspect.Rows) int64 { return r.Rejected }, progress.Count},
 		{"blobs", func(r *inspect.Rows) int64 { return r.Blobs }, progress.Count},
 		{"bytes of blobs", func(r *inspect.Rows) int64 { return r.BlobBytes }, progress.Bytes},
 	} {
@@ -357,11 +368,15 @@ func (s *sheet) survey(d *dest.Survey) {
 	}
 	s.row("lz4", "%s", yesOrNo(d.LZ4))
 	if c := d.Connections; c.Max > 0 {
-		s.row("connections", "%d of %d are free, a conversion takes %d", c.Free, c.Max, c.Needed)
+		s.row("connections", "%d of %d are free (%s), a conversion takes %d", c.Free, c.Max, inLine(c.Limit), c.Needed)
 	}
 	for _, r := range d.Rights {
+		key := "lacks the right"
+		if !r.Needed {
+			key = "may do without"
+		}
 		if !r.Granted {
-			s.row("lacks the right", "%s", strings.TrimSuffix(r.Name+": "+r.Hint, ": "))
+			s.row(key, "%s", strings.TrimSuffix(r.Name+": "+r.Hint, ": "))
 		}
 	}
 	if d.Objects+d.Bytes > 0 {
@@ -374,11 +389,18 @@ func (s *sheet) survey(d *dest.Survey) {
 		s.row("fault", "%s", inLine(f.String()))
 	}
 	s.settings(d.Settings)
-	if len(d.Advice) > 0 {
-		s.title("Advice")
-		for _, a := range d.Advice {
-			s.hang("  ", a)
-		}
+	s.sentences("Advice", d.Advice)
+	s.sentences("Notes on the destination", d.Notes)
+}
+
+// sentences are a section of them, or nothing.
+func (s *sheet) sentences(title string, list []string) {
+	if len(list) == 0 {
+		return
+	}
+	s.title(title)
+	for _, sentence := range list {
+		s.hang("  ", sentence)
 	}
 }
 

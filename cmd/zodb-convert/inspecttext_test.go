@@ -30,8 +30,8 @@ func fullReport() *inspect.Report {
 			Blobs: inspect.Blobs{Place: "/srv/plone/var/blobstorage", Records: 30, Current: 20, Found: 28, Bytes: 5 << 30, CurrentBytes: 4 << 30,
 				Missing: 2, Orphaned: 3},
 			Tail: "100 bytes from offset 4000 to the end of the file were left out", Damage: "at offset 3000: no record", Falling: 1,
-			HistoryFree:       inspect.Rows{Transactions: 12345, Objects: 122990, Blobs: 20, BlobBytes: 4 << 30},
-			HistoryPreserving: inspect.Rows{Transactions: 12345, Objects: 122990, Revisions: 127000, Blobs: 28, BlobBytes: 5 << 30},
+			HistoryFree:       inspect.Rows{Transactions: 12345, Objects: 122990, Rejected: 3, Blobs: 20, BlobBytes: 4 << 30},
+			HistoryPreserving: inspect.Rows{Transactions: 12345, Objects: 122990, Revisions: 127000, Rejected: 5, Blobs: 28, BlobBytes: 5 << 30},
 		},
 		Altered: []inspect.Finding{
 			{Cause: inspect.Rejected, Text: "the destination cannot hold these records", Count: 10,
@@ -39,15 +39,19 @@ func fullReport() *inspect.Report {
 				Reasons: []inspect.Reason{{Reason: "a key holds NUL", Records: 9}, {Reason: "truncated pickle", Records: 1}}},
 			{Cause: "shared-copied", Text: "parts that were shared become copies", Count: 1, First: []string{"0x0000000000000009"}},
 		},
-		Notable:  []inspect.Finding{{Cause: inspect.Unreachable, Text: "no path of references leads from the root to these objects, which a pack would remove", Count: 4}},
+		Notable: []inspect.Finding{
+			{Cause: inspect.Dangling, Text: "the objects that these refer to do not exist", Count: 1, Values: 2, First: []string{"0x0000000000000001"}, Targets: []string{"0x00000000000000ff"}},
+			{Cause: inspect.CrossDatabase, Text: "these refer to other databases", Count: 2, Targets: []string{"other"}},
+			{Cause: inspect.Unreachable, Text: "no path of references leads from the root to these objects, which a pack would remove", Count: 4},
+		},
 		Estimate: &inspect.Estimate{StateBytes: 3 << 30, DiskBytes: 9 << 30, BlobBytes: 1 << 30, S3Bytes: 3 << 30, WALBytes: 12 << 30, Seconds: 754},
 		Destination: &dest.Survey{
 			Name: "PostgreSQL at localhost, database zodb_new", Problem: "it already holds 3 objects in 1 transaction", Server: "15.4", Role: "zodb", Encoding: "UTF8",
-			LZ4: true, Condition: dest.Filled, Rights: []dest.Right{{Name: "CREATE in schema public", Hint: "GRANT CREATE ON SCHEMA public TO zodb"}, {Name: "CONNECT", Granted: true}},
-			Connections: dest.Connections{Max: 97, Used: 7, Free: 90, Needed: 9},
+			LZ4: true, Condition: dest.Filled, Rights: []dest.Right{{Name: "CREATE in schema public", Hint: "GRANT CREATE ON SCHEMA public TO zodb"}, {Name: "CONNECT", Granted: true, Needed: true}, {Name: "EXECUTE on pg_x", Needed: true}},
+			Connections: dest.Connections{Limit: "max_connections", Max: 97, Used: 7, Free: 90, Needed: 9},
 			Settings:    []dest.Setting{{Name: "max_wal_size", Value: "1GB", Load: "8GB, for fewer checkpoints"}, {Name: "autovacuum on object_state", Value: "off", After: "on"}, {Name: "fsync", Value: "on"}},
 			Objects:     3, Bytes: 8192, BlobTiers: []dest.BlobTier{{Tier: "s3", Blobs: 2, Bytes: 300 << 10, Largest: 200 << 10}},
-			Faults: []dest.Fault{{Kind: "index", Name: "idx_object_class", Problem: "is missing"}}, Advice: []string{"Raise max_wal_size for the load."},
+			Faults: []dest.Fault{{Kind: "index", Name: "idx_object_class", Problem: "is missing"}}, Advice: []string{"Raise max_wal_size for the load."}, Notes: []string{"the bytes are an estimate"},
 		},
 		Notes: []string{"the clock of the server is an hour ahead"},
 	}
@@ -97,6 +101,11 @@ What will not arrive unchanged
                   0x0000000000000009
 
 Worth knowing
+               1  dangling-reference: the objects that these refer to do not exist
+                  2 values in these records
+                  0x0000000000000001 to 0x00000000000000ff
+               2  cross-database: these refer to other databases
+                  first other
                4  unreachable: no path of references leads from the root to these objects, which a
                   pack would remove
 
@@ -104,7 +113,8 @@ What a destination will hold
   history-free  history-preserving
         12,345              12,345  transactions
        122,990             122,990  objects
-             0             127,000  older revisions and deletions
+             0             127,000  older revisions
+             3                   5  rejected records
             20                  28  blobs
         4.0 GB              5.0 GB  bytes of blobs
 
@@ -122,8 +132,9 @@ Destination PostgreSQL at localhost, database zodb_new
   encoding           UTF8
   condition          filled
   lz4                yes
-  connections        90 of 97 are free, a conversion takes 9
-  lacks the right    CREATE in schema public: GRANT CREATE ON SCHEMA public TO zodb
+  connections        90 of 97 are free (max_connections), a conversion takes 9
+  may do without     CREATE in schema public: GRANT CREATE ON SCHEMA public TO zodb
+  lacks the right    EXECUTE on pg_x
   holds              3 objects, 8.0 KB
   blobs in s3        2, 300 KB, the largest 200 KB
   fault              index idx_object_class is missing
@@ -137,6 +148,9 @@ Settings of the server
 
 Advice
   Raise max_wal_size for the load.
+
+Notes on the destination
+  the bytes are an estimate
 
 Notes
   the clock of the server is an hour ahead
@@ -187,7 +201,8 @@ What a destination will hold
   history-free  history-preserving
              0                   0  transactions
              0                   0  objects
-             0                   0  older revisions and deletions
+             0                   0  older revisions
+             0                   0  rejected records
              0                   0  blobs
            0 B                 0 B  bytes of blobs
 
