@@ -39,7 +39,7 @@ const exitStatus = `EXIT STATUS
   0    done
   1    failed or refused; the message says why and what to do
   2    the command line or CONFIG is wrong; nothing was touched
-  3    done, but for rejected records or missing blobs that flags accepted
+  3    done but for rejects or missing blobs; inspect: not all arrives unchanged
   4    verify has found differences
   130  interrupted; --incremental goes on
 `

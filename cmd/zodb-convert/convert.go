@@ -30,7 +30,7 @@ import (
 
 const convertHelp = `Move a ZODB (FileStorage, RelStorage) into zodb-pgjsonb: JSON in PostgreSQL.
 Usage: zodb-convert [flags] CONFIG          CONFIG is TOML or ZConfig
-       zodb-convert verify|status|init      compare; see how far; draft a CONFIG
+       zodb-convert inspect|verify|status|init   look; compare; how far; draft
 
 `
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,7 +71,7 @@ func newInspectCommand(a *app) *cobra.Command {
 	f.Var((*sizeValue)(&o.memory), "memory", "take no more memory than `SIZE`")
 	f.BoolVar(&o.sharing, "preserve-sharing", false, "tell of a conversion that has this flag, too")
 	f.BoolVar(&o.noReachability, "no-reachability", false, "do not look for objects that nothing leads to")
-	f.StringVar(&o.tempDir, "temp-dir", "", "keep references in a temporary file in `DIR`, if memory is short")
+	f.StringVar(&o.tempDir, "temp-dir", "", "keep references in a file in `DIR` meanwhile (default $TMPDIR)")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
 	f.Var((*formatValue)(&a.output.logFormat), "log-format", "`text` or json, one object a line")
 	f.BoolVarP(&a.output.verbose, "verbose", "v", false, "tell more")
@@ -114,7 +115,7 @@ func (a *app) inspect(ctx context.Context, o *inspectOptions) error {
 		Workers: o.workers, Memory: o.memory,
 		HistoryPreserving: c.Destination.HistoryPreserving, PreserveSharing: o.sharing, BlobThreshold: c.Destination.BlobThreshold,
 		LargestBlob: pgjsonb.LargestBytea, S3: c.Destination.S3.Bucket != "",
-		Reachability: !o.noReachability, TempDir: o.tempDir,
+		Reachability: !o.noReachability, TempDir: cmp.Or(o.tempDir, os.TempDir()),
 	}
 	var survey *dest.Survey
 	if c.Destination.Given() {

@@ -123,7 +123,7 @@ func (s *sheet) source(src *inspect.Source) {
 		s.row("last", "%s, tid %s", moment(src.LastTime), src.Last)
 	}
 	s.row("records", "%s", recordsText(src))
-	s.row("objects", "%s, and %s that are deleted", progress.Count(src.Current), progress.Count(src.Deleted))
+	s.row("objects", "%s, %s deleted", progress.Count(src.Current), progress.Count(src.Deleted))
 	if src.Objects > 0 {
 		s.row("highest oid", "%s", src.HighestOID)
 	}
@@ -262,7 +262,8 @@ func (s *sheet) findings(title string, found []inspect.Finding) {
 	s.title(title)
 	for i := range found {
 		f := &found[i]
-		s.counted(f.Count, "%s: %s", f.Cause, f.Text)
+		s.counted(f.Count, "%s", f.Cause)
+		s.below("%s", f.Text)
 		if f.Values > f.Count {
 			s.below("%s in these records", progress.Plural(f.Values, "value"))
 		}

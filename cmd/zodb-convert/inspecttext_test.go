@@ -64,7 +64,7 @@ const fullText = `Source /srv/plone/var/filestorage/Data.fs
   first              2014-03-01 12:00:00 UTC, tid 0x0392f1e6a0000000
   last               2024-05-06 07:08:09 UTC, tid 0x03f0000000000000
   records            250,000, all revisions; 7 by undo; 8 compressed
-  objects            123,000, and 456 that are deleted
+  objects            123,000, 456 deleted
   highest oid        0x000000000001e240
   revisions          1: 100,000 objects, 2 to 3: 20,000 objects, 4 to 7: 3,456 objects; at most 5
   packed             yes, it has marked 1 transaction
@@ -92,22 +92,27 @@ Blobs
   orphaned           3 that no record refers to
 
 What will not arrive unchanged
-              10  rejected: the destination cannot hold these records
+              10  rejected
+                  the destination cannot hold these records
                   9 a key holds NUL
                   1 truncated pickle
                   app.Odd 6, unknown class 3, other classes 1
                   first 0x0000000000000007, 0x0000000000000008
-               1  shared-copied: parts that were shared become copies
+               1  shared-copied
+                  parts that were shared become copies
                   0x0000000000000009
 
 Worth knowing
-               1  dangling-reference: the objects that these refer to do not exist
+               1  dangling-reference
+                  the objects that these refer to do not exist
                   2 values in these records
                   0x0000000000000001 to 0x00000000000000ff
-               2  cross-database: these refer to other databases
+               2  cross-database
+                  these refer to other databases
                   first other
-               4  unreachable: no path of references leads from the root to these objects, which a
-                  pack would remove
+               4  unreachable
+                  no path of references leads from the root to these objects, which a pack would
+                  remove
 
 What a destination will hold
   history-free  history-preserving
@@ -190,7 +195,7 @@ func TestInspectionOfNothingIsShort(t *testing.T) {
   size               4 B without blobs
   transactions       0
   records            0, all revisions
-  objects            0, and 0 that are deleted
+  objects            0, 0 deleted
   packed             unknown
   pickles            0 B
 
