@@ -1,12 +1,14 @@
 package verify_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/zodb-convert/zodb-convert/dest/desttest"
 	"github.com/zodb-convert/zodb-convert/pipeline"
+	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/verify"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
@@ -186,4 +188,39 @@ func TestNullsAreDifferences(t *testing.T) {
 		}
 		m.restore(t)
 	}
+}
+
+// fragile fails on the record of one object, as a mistake in this program would
+// let it.
+type fragile struct {
+	source.Log
+	on zodb.OID
+}
+
+func (f fragile) Data(ctx context.Context, r *source.Record, scratch *[]byte) ([]byte, error) {
+	if r.OID == f.on {
+		panic("a mistake in the source")
+	}
+	return f.Log.Data(ctx, r, scratch)
+}
+
+// A record on which this program fails is rejected by a conversion, which declares
+// it; where there is a row it is not compared.
+func TestARecordThatTheSourceFailsOnIsNotCompared(t *testing.T) {
+	modes(t, func(t *testing.T, history bool) {
+		b := desttest.NewBuilder()
+		b.Commit(desttest.Transaction{TID: 5 << 40}, thing(0, "root"), thing(1, "a"), thing(2, "b"))
+		p := built(t, history, b)
+		p.open = func(t testing.TB) source.Source { return fragile{b.Source(t), 1} }
+		r, all := p.verify(t, verify.Options{})
+		if len(all) != 1 || all[0].Kind != verify.NotCompared || all[0].OID != "0x0000000000000001" || r.Records != 3 {
+			t.Errorf("%d records, %v", r.Records, all)
+		}
+		p = &pair{history: history, dsn: postgres.Server(t).NewDatabase(t), open: p.open}
+		p.convert(t, pipeline.Options{})
+		r, all = p.verify(t, verify.Options{})
+		if len(all) != 0 || len(r.Declared) != 1 || r.Declared[0].Kind != verify.Rejected {
+			t.Errorf("declared %v, %v", r.Declared, all)
+		}
+	})
 }

@@ -84,6 +84,11 @@ func sameExtension(pickled, stored []byte) (same bool, problem string) {
 	if bytes.Equal(pickled, stored) {
 		return true, ""
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			same, problem = false, fmt.Sprintf("this program failed on the extension: %v", p)
+		}
+	}()
 	here := append([]byte(recordOf), pickled...)
 	if len(pickled) == 0 {
 		here = append(here, emptyDict...)

@@ -355,7 +355,7 @@ func (e *extras) part(ctx context.Context, part map[int]bool) error {
 				replaced[rec.OID] = rec.TID > e.common && !e.content.HistoryPreserving()
 			}
 			revisions[key] = true
-			data, err := e.src.Data(ctx, rec, &scratch)
+			data, _, err := e.data(ctx, rec, &scratch)
 			if err != nil {
 				return err
 			}

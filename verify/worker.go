@@ -204,10 +204,15 @@ func (w *worker) compareState(ctx context.Context, rec *source.Record, m *mark, 
 	if !row.Key.Current {
 		table = "object_history"
 	}
-	data, err := w.src.Data(ctx, rec, &w.scratch)
+	data, failed, err := w.data(ctx, rec, &w.scratch)
 	switch {
 	case err != nil:
 		return err
+	case failed != "" && row.State == nil:
+		*m |= settled
+		return w.tally.declare(w.difference(Rejected, rec, row, Difference{Reason: failed}))
+	case failed != "":
+		return w.tally.differ(w.difference(NotCompared, rec, row, Difference{Reason: failed}))
 	case data == nil && row.Key.Current:
 		return w.tally.differ(w.difference(NotDeleted, rec, row, Difference{Source: "deleted by " + rec.TID.String(), Destination: "there since " + row.Key.TID.String()}))
 	case data == nil && row.State != nil:
@@ -275,6 +280,18 @@ func (w *worker) verdict(data []byte, row *jsonb.Stored) jsonb.Verdict {
 	return alone.Compare(data, row)
 }
 
+// data gives the pickles of a record. failed is not empty if this program fails on
+// them, for which a conversion rejects the record.
+func (r *run) data(ctx context.Context, rec *source.Record, scratch *[]byte) (data []byte, failed string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			data, failed, err = nil, fmt.Sprintf("reading it failed, which is a mistake in this program: %v", p), nil
+		}
+	}()
+	data, err = r.src.Data(ctx, rec, scratch)
+	return data, "", err
+}
+
 // difference fills in what a difference says of a record and its row.
 func (w *worker) difference(kind string, rec *source.Record, row *dest.Row, d Difference) Difference {
 	d.Kind, d.OID, d.TID, d.oid, d.tid = kind, rec.OID.String(), rec.TID.String(), rec.OID, rec.TID
@@ -304,12 +321,12 @@ func (w *worker) settle(ctx context.Context, rec *source.Record, m mark) error {
 		w.counts.NotConvertedRecords++
 		return nil
 	}
-	data, err := w.src.Data(ctx, rec, &w.scratch)
+	data, failed, err := w.data(ctx, rec, &w.scratch)
 	if err != nil {
 		return err
 	}
 	w.counts.Records++
-	if data == nil {
+	if failed == "" && data == nil {
 		w.counts.Deleted++
 	}
 	history := w.content.HistoryPreserving()
@@ -317,7 +334,13 @@ func (w *worker) settle(ctx context.Context, rec *source.Record, m mark) error {
 	if history && (!w.isCurrent(rec) || data == nil || m&changed != 0) {
 		there = m&foundRevision != 0
 	}
-	if !there && m&settled == 0 && (data != nil || history) {
+	switch {
+	case there || m&settled != 0:
+	case failed != "":
+		if err := w.tally.declare(w.difference(Rejected, rec, nil, Difference{Reason: failed})); err != nil {
+			return err
+		}
+	case data != nil || history:
 		if err := w.missing(rec, data, m); err != nil {
 			return err
 		}
