@@ -47,7 +47,8 @@ func (r *run) conclude(c *counts) {
 
 // list makes the findings.
 func (r *run) list(c *counts) {
-	for cause := range numCauses {
+	for i := range numCauses {
+		cause := (i + jsonb.NumForms) % numCauses // the forms come last
 		f := &c.found[cause]
 		if f.records == 0 {
 			continue
@@ -64,7 +65,7 @@ func (r *run) list(c *counts) {
 			found.Reasons = c.topReasons()
 		}
 		if cause == causeMissingBlob && r.info.BlobDir == "" {
-			found.Text = "the configuration does not say where the files of blobs are; no conversion begins before it does"
+			found.Text = "The configuration does not say where the files of blobs are; no conversion begins before it does."
 		}
 		if altered {
 			r.report.Altered = append(r.report.Altered, found)
@@ -84,15 +85,15 @@ func (r *run) structure() {
 	notable := func(f Finding) { r.report.Notable = append(r.report.Notable, f) }
 	if !info.HasRoot && info.Transactions > 0 {
 		notable(Finding{Cause: NoRoot, Count: 1,
-			Text: "there is no root object (oid 0): the application will make a new, empty one"})
+			Text: "There is no root object (oid 0): the application will make a new, empty one."})
 	}
 	if info.BlobDir != "" && info.OrphanBlobs > 0 {
 		notable(Finding{Cause: OrphanedBlob, Count: info.OrphanBlobs,
-			Text: "blobs that no record refers to are not converted"})
+			Text: "Blobs that no record refers to are not converted."})
 	}
 	if info.Tail != "" {
 		notable(Finding{Cause: TornTail, Count: 1,
-			Text: "what stands behind the last whole transaction is left out, as ZODB leaves it out: " + info.Tail})
+			Text: "What stands behind the last whole transaction is left out, as ZODB leaves it out: " + info.Tail + "."})
 	}
 	if info.FallingTIDs > 0 {
 		r.falling()
@@ -109,9 +110,9 @@ func (r *run) structure() {
 // unless two are equal.
 func (r *run) falling() {
 	f := Finding{Cause: FallingTID, Count: r.info.FallingTIDs,
-		Text: "the tids of transactions fall; the order in the source counts, and a destination without history does not show it"}
+		Text: "The tids of transactions fall; the order in the source counts, and a destination without history does not show it."}
 	if r.opts.HistoryPreserving {
-		f.Text = "the tids of transactions fall, so the history has no order: a conversion with history is refused; convert without history, or pack the source first"
+		f.Text = "The tids of transactions fall, so the history has no order: a conversion with history is refused; convert without history, or pack the source first."
 	}
 	equal := (*source.TIDOrder)(nil)
 	for i := range r.info.Falling {
@@ -123,7 +124,7 @@ func (r *run) falling() {
 		}
 	}
 	if equal != nil {
-		f.Text = fmt.Sprintf("two transactions have the tid %v, which is their key in the destination: the conversion is refused", equal.TID)
+		f.Text = fmt.Sprintf("Two transactions have the tid %v, which is their key in the destination: the conversion is refused.", equal.TID)
 	}
 	if equal != nil || r.opts.HistoryPreserving {
 		r.report.Altered = append(r.report.Altered, f)
@@ -153,51 +154,51 @@ func explain(cause int) (text string, altered bool) {
 		form := jsonb.Form(cause)
 		text = formTexts[form]
 		if form.LostOnSave() {
-			text += "; zodb-pgjsonb alters it or fails when the application next saves the object"
+			text += " When the application next saves such an object, zodb-pgjsonb alters it or fails."
 		}
 		return text, form == jsonb.SharedCopied
 	}
 	switch cause {
 	case causeRejected:
-		return "records have no form in the destination: they are not converted, and a conversion stops unless --rejects names a file for them", true
+		return "Records have no form in the destination: they are not converted, and a conversion stops unless --rejects names a file for them.", true
 	case causeNewCodec:
-		return "records are read back right by zodb-json-codec 1.7.0 and later only: the site must have that", false
+		return "Records are read back right by zodb-json-codec 1.7.0 and later only: the site must have that.", false
 	case causeMissingBlob:
-		return "the bytes of blobs are missing or cannot be read: a conversion stops unless --allow-missing-blobs is given, and the objects have no data then", true
+		return "The bytes of blobs are missing or cannot be read: a conversion stops unless --allow-missing-blobs is given, and the objects have no data then.", true
 	case causeBlobTooLarge:
-		return "blobs are larger than zodb-pgjsonb reads from PostgreSQL: name a bucket for large blobs, s3-bucket-name in [destination]", true
+		return "Blobs are larger than zodb-pgjsonb reads from PostgreSQL: name a bucket for large blobs, s3-bucket-name in [destination].", true
 	}
-	return `user or description of transactions hold bytes that are not UTF-8, or NUL: they read back as \xHH`, true
+	return `User or description of transactions hold bytes that are not UTF-8, or NUL: they read back as \xHH.`, true
 }
 
 // formTexts say what each special form means to whoever runs the site.
 var formTexts = [jsonb.NumForms]string{
-	jsonb.FloatSpecial:    "numbers are not-a-number, infinite or negative zero; they are kept by a form of their own",
-	jsonb.FloatLarge:      "numbers of 1e16 and more are written with all their digits, so that they stay floats",
-	jsonb.DictPairs:       "dicts have keys that look like markers of the codec; they are kept as pairs",
-	jsonb.DictCall:        "states look like arguments of a constructor; they are kept by a form of their own",
-	jsonb.Python2Text:     "strings of Python 2 that are ASCII become text, as for every application on Python 3",
-	jsonb.Python2Bytes:    "strings of Python 2 that are not ASCII become bytes, as for every application on Python 3",
-	jsonb.Python2Class:    "the names of classes are strings of Python 2; they become text",
-	jsonb.SurrogateText:   "text has characters that are no characters (lone surrogates); it is kept by a form of its own",
-	jsonb.NulText:         "text has NUL characters where the codec has no place for them; it is kept by a form of its own",
-	jsonb.DatetimeGeneric: "dates or times have no short form; they are kept by a form of their own",
-	jsonb.KnownGeneric:    "values of a known type have no short form; they are kept by a form of their own",
-	jsonb.BTreeGeneric:    "BTrees have a state that BTrees do not make; it is kept by a form of its own",
-	jsonb.RefGeneric:      "references to objects have no short form; they are kept by a form of their own",
-	jsonb.RefInCallable:   "references to objects stand within a callable; they are kept, and a pack finds them",
-	jsonb.OldInstance:     "instances of old-style classes of Python 2 are kept as instances",
-	jsonb.ByteArray:       "bytearrays are kept by a form of their own",
-	jsonb.IntText:         "integers beyond 64 bits were written as text; they are kept as integers",
-	jsonb.SharedCopied: "lists, dicts or instances that one record holds twice become two equal ones: a later change of one is not seen " +
-		"in the other; --preserve-sharing keeps them one",
-	jsonb.ItemsReordered: "subclasses of list or dict get their items before their state, not after it; the values are the same",
+	jsonb.FloatSpecial:    "Numbers are not-a-number, infinite or negative zero; they are kept by a form of their own.",
+	jsonb.FloatLarge:      "Numbers of 1e16 and more are written with all their digits, so that they stay floats.",
+	jsonb.DictPairs:       "Dicts have keys that look like markers of the codec; they are kept as pairs.",
+	jsonb.DictCall:        "States look like arguments of a constructor; they are kept by a form of their own.",
+	jsonb.Python2Text:     "Strings of Python 2 that are ASCII become text, as for every application on Python 3.",
+	jsonb.Python2Bytes:    "Strings of Python 2 that are not ASCII become bytes, as for every application on Python 3.",
+	jsonb.Python2Class:    "The names of classes are strings of Python 2; they become text.",
+	jsonb.SurrogateText:   "Text has characters that are no characters (lone surrogates); it is kept by a form of its own.",
+	jsonb.NulText:         "Text has NUL characters where the codec has no place for them; it is kept by a form of its own.",
+	jsonb.DatetimeGeneric: "Dates or times have no short form; they are kept by a form of their own.",
+	jsonb.KnownGeneric:    "Values of a known type have no short form; they are kept by a form of their own.",
+	jsonb.BTreeGeneric:    "BTrees have a state that BTrees do not make; it is kept by a form of its own.",
+	jsonb.RefGeneric:      "References to objects have no short form; they are kept by a form of their own.",
+	jsonb.RefInCallable:   "References to objects stand within a callable; they are kept, and a pack finds them.",
+	jsonb.OldInstance:     "Instances of old-style classes of Python 2 are kept as instances.",
+	jsonb.ByteArray:       "Bytearrays are kept by a form of their own.",
+	jsonb.IntText:         "Integers beyond 64 bits were written as text; they are kept as integers.",
+	jsonb.SharedCopied: "Lists, dicts or instances that one record holds twice become two equal ones: a later change of one is not seen " +
+		"in the other; --preserve-sharing keeps them one.",
+	jsonb.ItemsReordered: "Subclasses of list or dict get their items before their state, not after it; the values are the same.",
 
-	jsonb.CapsuleCycle:     "states hold a value that contains itself; they are kept as capsules, into which SQL cannot look",
-	jsonb.CapsuleState:     "states hold an object that gets its own state twice, or by a call; they are kept as capsules, into which SQL cannot look",
-	jsonb.CapsuleDepth:     "states are nested too deeply for JSON; they are kept as capsules, into which SQL cannot look",
-	jsonb.CapsuleExpansion: "the shared parts of states would take too much room; they are kept as capsules, into which SQL cannot look",
-	jsonb.CapsuleSize:      "states are larger than jsonb holds; they are kept as compressed capsules, into which SQL cannot look",
-	jsonb.CapsuleExtension: "states have codes of Python's extension registry; they are kept as capsules, into which SQL cannot look",
-	jsonb.CapsuleShared:    "states hold parts that are shared; they are kept as capsules, into which SQL cannot look",
+	jsonb.CapsuleCycle:     "States hold a value that contains itself; they are kept as capsules, into which SQL cannot look.",
+	jsonb.CapsuleState:     "States hold an object that gets its own state twice, or by a call; they are kept as capsules, into which SQL cannot look.",
+	jsonb.CapsuleDepth:     "States are nested too deeply for JSON; they are kept as capsules, into which SQL cannot look.",
+	jsonb.CapsuleExpansion: "The shared parts of states would take too much room; they are kept as capsules, into which SQL cannot look.",
+	jsonb.CapsuleSize:      "States are larger than jsonb holds; they are kept as compressed capsules, into which SQL cannot look.",
+	jsonb.CapsuleExtension: "States have codes of Python's extension registry; they are kept as capsules, into which SQL cannot look.",
+	jsonb.CapsuleShared:    "States hold parts that are shared; they are kept as capsules, into which SQL cannot look.",
 }

@@ -15,10 +15,10 @@ import (
 // these.
 const (
 	causeRejected = jsonb.NumForms + iota
-	causeNewCodec
 	causeMissingBlob
 	causeBlobTooLarge
 	causeEscaped
+	causeNewCodec
 	numCauses
 )
 
@@ -57,8 +57,11 @@ type counts struct {
 type class struct {
 	name           string
 	objects, bytes int64
-	found          *[numCauses]int64 // records; nil if nothing was found
+	found          *[numCauses]share // nil if nothing was found
 }
+
+// share is what of a class was found for one cause.
+type share struct{ records, bytes int64 }
 
 // found is what was found for one cause.
 type found struct {
@@ -117,13 +120,14 @@ func (c *counts) named(name string) *class {
 	return k
 }
 
-// find counts a record for a cause.
-func (c *counts) find(cause int, k *class, rec *source.Record, values int64) {
+// find counts a record of a class, of so many bytes, for a cause.
+func (c *counts) find(cause int, k *class, rec *source.Record, size, values int64) {
 	c.found[cause].add(uint64(rec.OID), values)
 	if k.found == nil {
-		k.found = new([numCauses]int64)
+		k.found = new([numCauses]share)
 	}
-	k.found[cause]++
+	k.found[cause].records++
+	k.found[cause].bytes += size
 }
 
 func (c *counts) reason(text string) {
@@ -195,10 +199,11 @@ func (k *class) merge(o *class) {
 		return
 	}
 	if k.found == nil {
-		k.found = new([numCauses]int64)
+		k.found = new([numCauses]share)
 	}
 	for i, n := range o.found {
-		k.found[i] += n
+		k.found[i].records += n.records
+		k.found[i].bytes += n.bytes
 	}
 }
 
@@ -250,8 +255,8 @@ func (c *counts) top() (first []Class, rest Class) {
 // most frequent first.
 func (c *counts) classesOf(cause int) (list []Class) {
 	for _, k := range c.classes {
-		if k.found != nil && k.found[cause] > 0 {
-			list = append(list, Class{Class: k.shown(), Objects: k.found[cause]})
+		if k.found != nil && k.found[cause].records > 0 {
+			list = append(list, Class{Class: k.shown(), Objects: k.found[cause].records, Bytes: k.found[cause].bytes})
 		}
 	}
 	slices.SortFunc(list, func(a, b Class) int {

@@ -108,9 +108,9 @@ func (w *worker) record(ctx context.Context, rec *source.Record) error {
 	default:
 		c.hp.Revisions++
 		class := w.class(row.Module, row.Name)
-		w.forms(rec, row, class)
+		w.forms(rec, row, class, int64(len(data)))
 		w.weigh(&c.older, row)
-		return w.blob(ctx, rec, row, class)
+		return w.blob(ctx, rec, row, class, int64(len(data)))
 	}
 	return nil
 }
@@ -170,7 +170,7 @@ func (w *worker) reject(rec *source.Record, e *jsonb.RejectError, data []byte) e
 	c := w.counts
 	c.hp.Rejected++
 	class := c.named(e.Class)
-	c.find(causeRejected, class, rec, 1)
+	c.find(causeRejected, class, rec, int64(len(data)), 1)
 	c.reason(e.Reason)
 	if !rec.Current {
 		return nil
@@ -202,28 +202,28 @@ func (w *worker) current(ctx context.Context, rec *source.Record, row *jsonb.Row
 	if row.Forms[jsonb.Python2Class] > 0 {
 		w.counts.oldClasses++
 	}
-	w.forms(rec, row, class)
+	w.forms(rec, row, class, size)
 	w.weigh(&w.counts.states, row)
 	if err := w.refs.add(rec.OID, row, size); err != nil {
 		return err
 	}
-	return w.blob(ctx, rec, row, class)
+	return w.blob(ctx, rec, row, class, size)
 }
 
 // forms counts what is special in a row.
-func (w *worker) forms(rec *source.Record, row *jsonb.Row, class *class) {
+func (w *worker) forms(rec *source.Record, row *jsonb.Row, class *class, size int64) {
 	for form, n := range row.Forms {
 		if n > 0 {
-			w.counts.find(form, class, rec, n)
+			w.counts.find(form, class, rec, size, n)
 		}
 	}
 	if row.NewCodec {
-		w.counts.find(causeNewCodec, class, rec, 1)
+		w.counts.find(causeNewCodec, class, rec, size, 1)
 	}
 }
 
 // blob looks for the bytes of a blob.
-func (w *worker) blob(ctx context.Context, rec *source.Record, row *jsonb.Row, class *class) error {
+func (w *worker) blob(ctx context.Context, rec *source.Record, row *jsonb.Row, class *class, size int64) error {
 	if string(row.Module) != "ZODB.blob" || string(row.Name) != "Blob" {
 		return nil
 	}
@@ -232,14 +232,14 @@ func (w *worker) blob(ctx context.Context, rec *source.Record, row *jsonb.Row, c
 		c.blobs++
 	}
 	if w.info.BlobDir == "" {
-		c.find(causeMissingBlob, class, rec, 1)
+		c.find(causeMissingBlob, class, rec, size, 1)
 		return nil
 	}
 	blob, err := w.src.Blob(ctx, rec)
 	var lost *source.BlobError
 	switch {
 	case errors.As(err, &lost):
-		c.find(causeMissingBlob, class, rec, 1)
+		c.find(causeMissingBlob, class, rec, size, 1)
 		return nil
 	case err != nil:
 		return err
@@ -255,7 +255,7 @@ func (w *worker) blob(ctx context.Context, rec *source.Record, row *jsonb.Row, c
 	case w.opts.S3 && (beyond || blob.Size >= w.opts.BlobThreshold):
 		c.s3Bytes += blob.Size
 	case beyond:
-		c.find(causeBlobTooLarge, class, rec, 1)
+		c.find(causeBlobTooLarge, class, rec, size, 1)
 	default:
 		c.inRow += blob.Size
 		c.inRowBlobs++

@@ -1,0 +1,256 @@
+package inspect_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/zodb-convert/zodb-convert/dest/desttest"
+	"github.com/zodb-convert/zodb-convert/inspect"
+	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/zodb"
+)
+
+const firstTID = zodb.TID(0x03adf7fc00000000)
+
+func commit(b *desttest.Builder, n int, user string, records ...desttest.Record) {
+	b.Commit(desttest.Transaction{TID: firstTID + zodb.TID(n), User: user}, records...)
+}
+
+func thing(oid zodb.OID) desttest.Record {
+	return desttest.Record{OID: oid, Data: desttest.Data("app", "Thing", "text")}
+}
+
+func causes(list []inspect.Finding) (names []string) {
+	for _, f := range list {
+		names = append(names, f.Cause)
+	}
+	return names
+}
+
+// What will not arrive unchanged is told with the first oids, lowest first, and
+// their classes.
+func TestFindingsNameTheFirst(t *testing.T) {
+	b := desttest.NewBuilder()
+	commit(b, 1, "", thing(zodb.Root))
+	for oid := range zodb.OID(30) {
+		commit(b, 100-int(oid), "", desttest.Record{OID: 200 - oid, Data: desttest.Bad()}) // tids fall
+	}
+	r := look(t, b.Source(t), inspect.Options{})
+	if got := causes(r.Altered); !slices.Equal(got, []string{inspect.Rejected}) {
+		t.Errorf("altered: %v", got)
+	}
+	if got := causes(r.Notable); !slices.Equal(got, []string{inspect.FallingTID}) {
+		t.Errorf("notable: %v", got)
+	}
+	f := finding(r, inspect.Rejected)
+	if len(f.First) != 10 || f.First[0] != "0x00000000000000ab" || f.First[9] != "0x00000000000000b4" || !slices.IsSorted(f.First) {
+		t.Errorf("first %v", f.First)
+	}
+	if f.Count != 30 || len(f.Classes) != 1 || f.Classes[0] != (inspect.Class{Class: "mod.name", Objects: 30, Bytes: 30 * int64(len(desttest.Bad()))}) {
+		t.Errorf("%d of %v", f.Count, f.Classes)
+	}
+	if len(f.Reasons) != 1 || f.Reasons[0].Records != 30 || f.Reasons[0].Reason == "" {
+		t.Errorf("reasons %v", f.Reasons)
+	}
+	if r.Source.Falling != 29 || finding(r, inspect.FallingTID).Count != 29 {
+		t.Errorf("%d tids fall: %+v", r.Source.Falling, finding(r, inspect.FallingTID))
+	}
+	// With history, such a source is refused.
+	if r := look(t, b.Source(t), inspect.Options{HistoryPreserving: true}); !slices.Contains(causes(r.Altered), inspect.FallingTID) {
+		t.Errorf("altered, with history: %v", causes(r.Altered))
+	}
+}
+
+func TestRejectedRootIsTold(t *testing.T) {
+	b := desttest.NewBuilder()
+	commit(b, 1, "", desttest.Record{OID: zodb.Root, Data: desttest.Bad()}, thing(1))
+	r := look(t, b.Source(t), inspect.Options{})
+	if !strings.Contains(strings.Join(r.Notes, "\n"), "root object") {
+		t.Errorf("notes: %v", r.Notes)
+	}
+	b = desttest.NewBuilder()
+	commit(b, 1, "", thing(1))
+	if r := look(t, b.Source(t), inspect.Options{}); finding(r, inspect.NoRoot).Count != 1 {
+		t.Errorf("a database without root: %v", causes(r.Notable))
+	}
+}
+
+func TestMetadataThatIsNoTextIsFound(t *testing.T) {
+	b := desttest.NewBuilder()
+	for i, user := range []string{"plain", "Z\u00fcrich", "\xff", "a\x00b", "\ufffd", "\xed\xa0\x80", ""} {
+		commit(b, i+1, user, thing(zodb.OID(i)))
+	}
+	f := finding(look(t, b.Source(t), inspect.Options{}), inspect.EscapedMetadata)
+	want := []string{(firstTID + 3).String(), (firstTID + 4).String(), (firstTID + 6).String()}
+	if f.Count != 3 || !slices.Equal(f.First, want) {
+		t.Errorf("%d, first %v, want %v", f.Count, f.First, want)
+	}
+}
+
+// Where blobs go, and which do not, depends on the destination.
+func TestBlobsAreCountedByWhereTheyGo(t *testing.T) {
+	b := desttest.NewBuilder()
+	commit(b, 1, "", thing(zodb.Root), desttest.BlobOf(1, make([]byte, 10)), desttest.BlobOf(2, make([]byte, 1000)))
+	commit(b, 2, "", desttest.BlobOf(1, make([]byte, 20)), desttest.BlobOf(3, make([]byte, 30)), desttest.BlobOf(4, nil))
+	b.Lose(3, firstTID+2)
+	for _, c := range []struct {
+		name                   string
+		opts                   inspect.Options
+		rows, bytes, inRow, s3 int64
+		missing, large         int64
+		all                    bool
+	}{
+		{"PostgreSQL", inspect.Options{LargestBlob: 1 << 20}, 3, 1020, 1020, 0, 1, 0, false},
+		{"PostgreSQL, history", inspect.Options{LargestBlob: 1 << 20, HistoryPreserving: true}, 4, 1030, 1030, 0, 1, 0, true},
+		{"too large", inspect.Options{LargestBlob: 999}, 3, 1020, 20, 0, 1, 1, false},
+		{"S3", inspect.Options{S3: true, BlobThreshold: 20, LargestBlob: 1 << 20}, 3, 1020, 0, 1020, 1, 0, false},
+		{"S3 for what PostgreSQL does not take", inspect.Options{S3: true, BlobThreshold: 1 << 30, LargestBlob: 999}, 3, 1020, 20, 1000, 1, 0, false},
+		{"S3, history", inspect.Options{S3: true, BlobThreshold: 15, HistoryPreserving: true}, 4, 1030, 10, 1020, 1, 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := look(t, b.Source(t), c.opts)
+			rows := r.Source.HistoryFree
+			if c.all {
+				rows = r.Source.HistoryPreserving
+			}
+			if rows.Blobs != c.rows || rows.BlobBytes != c.bytes {
+				t.Errorf("%d blobs of %d bytes, want %d of %d", rows.Blobs, rows.BlobBytes, c.rows, c.bytes)
+			}
+			if e := r.Estimate; e.BlobBytes != c.inRow || e.S3Bytes != c.s3 {
+				t.Errorf("%d bytes in rows and %d in S3, want %d and %d", e.BlobBytes, e.S3Bytes, c.inRow, c.s3)
+			}
+			if m, l := finding(r, inspect.MissingBlob).Count, finding(r, inspect.BlobTooLarge).Count; m != c.missing || l != c.large {
+				t.Errorf("%d missing and %d too large, want %d and %d", m, l, c.missing, c.large)
+			}
+			s := r.Source.Blobs
+			if s.Records != 5 || s.Current != 4 || s.Found != 4 || s.Missing != 1 || s.Bytes != 1030 || s.CurrentBytes != 1020 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// The report does not depend on who has read what.
+func TestReportIsTheSameWhateverTheWorkers(t *testing.T) {
+	for _, name := range []string{"odd", "history", "plone"} {
+		path := filepath.Join("../testdata", name+".fs")
+		one := asJSON(t, look(t, fileStorage(t, path), inspect.Options{Workers: 1, HistoryPreserving: true, Reachability: true}))
+		four := asJSON(t, look(t, fileStorage(t, path), inspect.Options{Workers: 4, HistoryPreserving: true, Reachability: true}))
+		if one != four {
+			t.Errorf("%s: with one worker\n%s\nwith four\n%s", name, one, four)
+		}
+	}
+}
+
+// asJSON is a report without what may differ.
+func asJSON(t *testing.T, r *inspect.Report) string {
+	t.Helper()
+	short := *r
+	short.Source.Name, short.Source.Damage, short.Notes, short.Estimate = "", "", nil, nil
+	text, err := json.MarshalIndent(&short, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Of a damaged source, what stands before the damage is inspected.
+func TestDamagedSourceIsInspectedUpToTheDamage(t *testing.T) {
+	data, err := os.ReadFile("../testdata/history.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends []int64
+	src := fileStorage(t, "../testdata/history.fs")
+	if _, err := src.Scan(t.Context(), source.ScanOptions{History: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := src.Transactions(t.Context(), func(tx *source.Transaction) error {
+		ends = append(ends, tx.End)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	const good = 7
+	until := ends[good-1]
+	dir := t.TempDir()
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, damage := range map[string]func([]byte){
+		"status":            func(b []byte) { b[until+16] = 'x' },
+		"length behind":     func(b []byte) { b[ends[good]-1] ^= 0xff },
+		"overwritten bytes": func(b []byte) { copy(b[until+60:ends[good]-8], bytes.Repeat([]byte{0xff}, 1<<20)) },
+	} {
+		broken := bytes.Clone(data)
+		damage(broken)
+		r, err := inspect.Run(t.Context(), fileStorage(t, write(name, broken)), inspect.Options{Workers: 2, HistoryPreserving: true})
+		damage := (*source.DamageError)(nil)
+		if !errors.As(err, &damage) || damage.Until != until || r.Source.Damage != err.Error() || r.Estimate != nil {
+			t.Errorf("%s: %v; the report says %q", name, err, r.Source.Damage)
+		}
+		want := look(t, fileStorage(t, write("whole", data[:until])), inspect.Options{HistoryPreserving: true})
+		if asJSON(t, r) != asJSON(t, want) || r.Source.Transactions != good {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, asJSON(t, r), asJSON(t, want))
+		}
+	}
+	// Nothing is before the first transaction.
+	broken := bytes.Clone(data)
+	broken[4+16] = 'x'
+	r, err := inspect.Run(t.Context(), fileStorage(t, write("all", broken)), inspect.Options{})
+	if damage := (*source.DamageError)(nil); !errors.As(err, &damage) || damage.Until != 0 || r.Source.Damage == "" || r.Source.Transactions != 0 {
+		t.Errorf("%v: %+v", err, r.Source)
+	}
+}
+
+// A record that cannot be inflated is damage, and the others are inspected.
+func TestDamagedRecordDoesNotHideTheOthers(t *testing.T) {
+	data, err := os.ReadFile("../testdata/zlib.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := look(t, fileStorage(t, "../testdata/zlib.fs"), inspect.Options{})
+	at := bytes.Index(data, []byte(".z\x78"))
+	data[at+5] ^= 0xff
+	path := filepath.Join(t.TempDir(), "broken.fs")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := inspect.Run(t.Context(), fileStorage(t, path), inspect.Options{HistoryPreserving: true})
+	if damage := (*source.DamageError)(nil); !errors.As(err, &damage) || r.Source.Damage != err.Error() {
+		t.Fatalf("%v; the report says %q", err, r.Source.Damage)
+	}
+	if r.Source.Records != whole.Source.Records || r.Source.Compressed != whole.Source.Compressed || whole.Source.Compressed == 0 {
+		t.Errorf("%d records, %d compressed, want %d and %d", r.Source.Records, r.Source.Compressed, whole.Source.Records, whole.Source.Compressed)
+	}
+	h, w := r.Source.HistoryPreserving, whole.Source.HistoryPreserving
+	if lost := w.Objects + w.Revisions - h.Objects - h.Revisions; lost != 1 {
+		t.Errorf("%d rows are not counted, want 1: %+v, %+v", lost, h, w)
+	}
+}
+
+func TestTornTailIsFound(t *testing.T) {
+	r := look(t, fileStorage(t, "../testdata/torn.fs"), inspect.Options{})
+	if r.Source.Tail == "" || finding(r, inspect.TornTail).Count != 1 || !r.Clean() {
+		t.Errorf("tail %q, notable %v, altered %v", r.Source.Tail, causes(r.Notable), causes(r.Altered))
+	}
+}
+
+func TestPackedSourceIsTold(t *testing.T) {
+	for name, want := range map[string]string{"packed": "yes", "history": "no", "empty": "unknown"} {
+		r := look(t, fileStorage(t, "../testdata/"+name+".fs"), inspect.Options{})
+		if r.Source.Packed != want || (r.Source.PackedTIDs > 0) != (want == "yes") {
+			t.Errorf("%s: packed %s, %d transactions", name, r.Source.Packed, r.Source.PackedTIDs)
+		}
+	}
+}
