@@ -257,23 +257,6 @@ func TestWhatCannotBeRetriedSaysWhy(t *testing.T) {
 	}
 }
 
-// What the server does not take is rejected; the others are written.
-func TestRecordThatTheServerDoesNotTakeIsRejectedAgain(t *testing.T) {
-	d, b := newDatabase(t), desttest.NewBuilder()
-	b.Commit(desttest.Transaction{TID: first}, thing(0, "root"))
-	convert(t, d, b, false)
-	// One jsonb container holds 2^28 bytes.
-	huge := desttest.Data("app", "Thing", strings.Repeat("x", 1<<28))
-	result, err := retry(t, d, false, dest.Reject{OID: 1, TID: first, Data: huge}, dest.Reject{OID: 2, TID: first, Data: thing(2, "good").Data})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if result.Written != 1 || len(result.Rejected) != 1 || result.Rejected[0].OID != 1 {
-		t.Errorf("%+v", result)
-	}
-	t.Log(result.Rejected)
-}
-
 func TestSequenceIsAboveRetriedObjects(t *testing.T) {
 	d, b := newDatabase(t), desttest.NewBuilder()
 	b.Commit(desttest.Transaction{TID: first}, thing(0, "root"))
