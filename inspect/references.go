@@ -13,7 +13,7 @@ import (
 )
 
 // firstListed is how many oids and classes a finding about references names.
-const firstListed = 10
+const firstListed = dest.ListMax
 
 // referenceOptions say what is to be found of references.
 type referenceOptions struct {
@@ -41,6 +41,9 @@ type references struct {
 	file    *edgeFile // nil without reachability
 	memory  setMemory
 	classes classNames
+	objects oidSet
+	// targets are what is referred to; without reachability.
+	targets, weakTargets oidSet
 
 	mu      sync.Mutex
 	writers []*referenceWriter
@@ -56,6 +59,9 @@ func newReferences(opts referenceOptions) (*references, error) {
 	// The sorted index is made beside the sets that it is made of.
 	r.memory.most = opts.Memory / 2
 	r.classes.init()
+	for _, s := range []*oidSet{&r.objects, &r.targets, &r.weakTargets} {
+		s.init(&r.memory)
+	}
 	if !opts.Reachability {
 		return r, nil
 	}
@@ -63,7 +69,7 @@ func newReferences(opts referenceOptions) (*references, error) {
 		return nil, r.refused(opts.Objects, need)
 	}
 	if opts.Announce != nil {
-		opts.Announce(opts.Objects * expectedEdgeBytes)
+		opts.Announce(opts.Objects * announcedEdgeBytes)
 	}
 	var err error
 	r.file, err = createEdgeFile(opts.TempDir)
@@ -83,7 +89,6 @@ func (r *references) refused(objects, need int64) error {
 // writer returns what one worker adds records to.
 func (r *references) writer() *referenceWriter {
 	w := &referenceWriter{references: r, classIDs: map[string]uint32{}, others: map[string]*otherDatabase{}}
-	w.objects.memory, w.targets.memory, w.weakTargets.memory = &r.memory, &r.memory, &r.memory
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.writers = append(r.writers, w)
@@ -104,10 +109,6 @@ func (r *references) notes() []string { return r.said }
 // referenceWriter takes the current records that one goroutine has decoded.
 type referenceWriter struct {
 	*references
-	objects oidTable
-	// targets are what is referred to; without reachability.
-	targets, weakTargets oidTable
-
 	classIDs  map[string]uint32
 	className []byte
 	strong    []uint64

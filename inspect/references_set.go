@@ -2,8 +2,10 @@ package inspect
 
 import (
 	"cmp"
+	"math"
 	"math/bits"
 	"slices"
+	"sync"
 )
 
 // Oids lie close together, because they are given out one after the other: a set
@@ -27,12 +29,14 @@ type oidTable struct {
 	last   int // the place of the word that was met last
 }
 
-const smallestTable = 1 << 8
+const smallestTable = 1 << 6
+
+func hash(key uint64) uint64 { return key * 0x9e3779b97f4a7c15 }
 
 // place is where a key is, or could be.
 func (t *oidTable) place(key uint64) int {
 	mask := len(t.words) - 1
-	for i := int((key * 0x9e3779b97f4a7c15) >> 20); ; i++ {
+	for i := int(hash(key) >> 20 & math.MaxInt32); ; i++ {
 		if w := &t.words[i&mask]; w.bits == 0 || w.key == key {
 			return i & mask
 		}
@@ -82,6 +86,29 @@ func (t *oidTable) release() {
 	t.words, t.used, t.last = nil, 0, 0
 }
 
+// oidSet is a set of oids that several goroutines add to. Parts with a lock of their
+// own keep them out of each other's way.
+type oidSet [1 << oidSetShift]struct {
+	sync.Mutex
+	oidTable
+}
+
+const oidSetShift = 6
+
+func (s *oidSet) init(memory *setMemory) {
+	for i := range s {
+		s[i].memory = memory
+	}
+}
+
+// add tells whether there was room for an oid.
+func (s *oidSet) add(oid uint64) bool {
+	part := &s[hash(oid>>wordShift)>>(64-oidSetShift)]
+	part.Lock()
+	defer part.Unlock()
+	return part.oidTable.add(oid)
+}
+
 // oidIndex is a set of oids, ascending, with the rank of each.
 type oidIndex struct {
 	words []word
@@ -91,35 +118,23 @@ type oidIndex struct {
 	last   int // where the last search ended
 }
 
-// merged makes one sorted set of several, which are released.
-func merged(tables []*oidTable) oidIndex {
+// sorted makes an index of a set, which is released. Each word is in one part.
+func (s *oidSet) sorted() oidIndex {
 	total := 0
-	for _, t := range tables {
-		total += t.used
+	for i := range s {
+		total += s[i].used
 	}
-	all := make([]word, 0, total)
-	for _, t := range tables {
-		for _, w := range t.words {
+	x := oidIndex{words: make([]word, 0, total)}
+	for i := range s {
+		for _, w := range s[i].words {
 			if w.bits != 0 {
-				all = append(all, w)
+				x.words = append(x.words, w)
+				x.n += int64(bits.OnesCount64(w.bits))
 			}
 		}
-		t.release()
+		s[i].release()
 	}
-	slices.SortFunc(all, func(a, b word) int { return cmp.Compare(a.key, b.key) })
-	n := 0
-	for _, w := range all {
-		if n > 0 && all[n-1].key == w.key {
-			all[n-1].bits |= w.bits
-			continue
-		}
-		all[n] = w
-		n++
-	}
-	x := oidIndex{words: all[:n]}
-	for _, w := range x.words {
-		x.n += int64(bits.OnesCount64(w.bits))
-	}
+	slices.SortFunc(x.words, func(a, b word) int { return cmp.Compare(a.key, b.key) })
 	return x
 }
 

@@ -618,20 +618,21 @@ func TestOIDSetsAgreeWithAModel(t *testing.T) {
 	for seed := range uint64(200) {
 		random := rand.New(rand.NewPCG(seed, 4))
 		memory := &setMemory{most: 1 << 30}
-		tables := []*oidTable{{memory: memory}, {memory: memory}, {memory: memory}}
+		set := new(oidSet)
+		set.init(memory)
 		model := map[uint64]bool{}
 		top := uint64(1) << (1 + random.IntN(63))
 		for range random.IntN(3000) {
 			oid := random.Uint64N(top)
 			for range 1 + random.IntN(4) {
 				model[oid] = true
-				if !tables[random.IntN(len(tables))].add(oid) {
+				if !set.add(oid) {
 					t.Fatal("no room")
 				}
 				oid++
 			}
 		}
-		x := merged(tables)
+		x := set.sorted()
 		if memory.used.Load() != 0 {
 			t.Errorf("%d bytes are still taken", memory.used.Load())
 		}
@@ -659,7 +660,8 @@ func TestOIDSetsAgreeWithAModel(t *testing.T) {
 			look(random.Uint64N(top))
 			look(random.Uint64())
 		}
-		part := &oidTable{memory: memory}
+		part := new(oidSet)
+		part.init(memory)
 		var rest []uint64
 		for _, oid := range sorted {
 			if random.IntN(2) == 0 {
@@ -668,7 +670,7 @@ func TestOIDSetsAgreeWithAModel(t *testing.T) {
 				rest = append(rest, oid)
 			}
 		}
-		y := merged([]*oidTable{part})
+		y := part.sorted()
 		var got []uint64
 		x.minus(&y, func(oid uint64) { got = append(got, oid) })
 		if !slices.Equal(got, rest) {

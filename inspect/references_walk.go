@@ -41,16 +41,14 @@ type walk struct {
 // walkFile finds what needs the temporary file.
 func (r *references) walkFile(ctx context.Context) ([]Finding, error) {
 	partial := int64(0)
-	var tables []*oidTable
 	for _, w := range r.writers {
 		if err := w.flush(); err != nil {
 			return nil, err
 		}
 		w.out = nil
 		partial += w.partial
-		tables = append(tables, &w.objects)
 	}
-	k := &walk{references: r, ctx: ctx, index: merged(tables), reader: edgeReader{from: r.file}}
+	k := &walk{references: r, ctx: ctx, index: r.objects.sorted(), reader: edgeReader{from: r.file}}
 	n := k.index.n
 	need := indexMemory(n, int64(len(k.index.words)))
 	if need > r.opts.Memory || n > math.MaxUint32 {
@@ -165,9 +163,9 @@ func (k *walk) dangling() ([]Finding, error) {
 		return nil
 	})
 	return []Finding{
-		k.missing(Dangling, strong, "They refer to what does not exist: %s to %s that the source has not, or not any more. "+
-			"An application that follows one gets a POSKeyError, in the source as in the destination."),
-		k.missing(WeakDangling, weak, "They refer weakly to what does not exist: %s to %s. This is harmless; weak references are made for that."),
+		k.missing(Dangling, strong, "Objects refer to what the source has not, or not any more (%s to %s): "+
+			"an application that follows one gets a POSKeyError, in the source as in the destination."),
+		k.missing(WeakDangling, weak, "Objects refer weakly to what does not exist (%s to %s), which is harmless: weak references are made for that."),
 	}, err
 }
 
@@ -301,11 +299,12 @@ func (k *walk) unreachable(partial int64) (Finding, error) {
 	for _, r := range first {
 		f.First = append(f.First, zodb.OID(r.from).String())
 	}
-	f.Text = fmt.Sprintf("No path of references leads to them from the root; they have %d bytes. A pack with garbage collection removes them, "+
-		"unless another database refers to them.", size)
+	f.Text = fmt.Sprintf("No path of references leads from the root to these objects, whose records have %d bytes: a pack with garbage collection "+
+		"removes them, unless another database refers to them", size)
 	if partial > 0 {
-		f.Text += fmt.Sprintf(" They may be fewer: the references of %s could not be read.", count(partial, "rejected record"))
+		f.Text += fmt.Sprintf("; they may be fewer, since the references of %s could not be read", count(partial, "rejected record"))
 	}
+	f.Text += "."
 	return f, err
 }
 
@@ -316,21 +315,17 @@ func (r *references) danglingTargets() []Finding {
 		r.said = append(r.said, "References to what does not exist were not looked for: there is too little memory for the set of all oids.")
 		return nil
 	}
-	var objects, strong, weak []*oidTable
-	for _, w := range r.writers {
-		objects, strong, weak = append(objects, &w.objects), append(strong, &w.targets), append(weak, &w.weakTargets)
-	}
-	have := merged(objects)
+	have := r.objects.sorted()
 	return []Finding{
-		missingTargets(Dangling, &have, strong, "Objects refer to these, which do not exist in the source, or not any more. "+
-			"An application that follows such a reference gets a POSKeyError, in the source as in the destination."),
-		missingTargets(WeakDangling, &have, weak, "Objects refer weakly to these, which do not exist. This is harmless; weak references are made for that."),
+		missingTargets(Dangling, &have, &r.targets, "Objects refer to these, which the source has not, or not any more: "+
+			"an application that follows such a reference gets a POSKeyError, in the source as in the destination."),
+		missingTargets(WeakDangling, &have, &r.weakTargets, "Objects refer weakly to these, which do not exist, which is harmless: weak references are made for that."),
 	}
 }
 
-func missingTargets(cause string, have *oidIndex, tables []*oidTable, text string) Finding {
+func missingTargets(cause string, have *oidIndex, of *oidSet, text string) Finding {
 	f := Finding{Cause: cause, Text: text}
-	targets := merged(tables)
+	targets := of.sorted()
 	targets.minus(have, func(oid uint64) {
 		f.Count++
 		if len(f.Targets) < firstListed {
@@ -382,7 +377,7 @@ func (r *references) crossDatabase() Finding {
 	if n := len(names) - len(parts); n > 0 {
 		parts = append(parts, fmt.Sprintf("and to %d more", n))
 	}
-	f.Text = fmt.Sprintf("They refer to objects of other databases: %s. Such a database must be mounted under the same name as before; "+
-		"whether these objects exist there was not looked at.", strings.Join(parts, ", "))
+	f.Text = fmt.Sprintf("Objects refer to other databases (%s): such a database must be mounted under the same name as before, "+
+		"and whether it has what is referred to was not looked at.", strings.Join(parts, ", "))
 	return f
 }
