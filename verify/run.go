@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -228,11 +229,12 @@ func (r *run) compare(ctx context.Context) error {
 			}
 		})
 	})
+	var without atomic.Int64 // workers that got no connection
 	for range r.opts.Workers {
 		group.Go(func() error {
 			w, err := r.worker(ctx)
 			if err != nil {
-				return err
+				return r.spare(ctx, &without, err)
 			}
 			defer w.close()
 			for c := range chunks {
@@ -247,6 +249,19 @@ func (r *run) compare(ctx context.Context) error {
 		})
 	}
 	return group.Wait()
+}
+
+// spare is what becomes of a worker that got no connection: a server or a pooler
+// may have no room for all of them, and the others do the work as well.
+func (r *run) spare(ctx context.Context, without *atomic.Int64, err error) error {
+	n := without.Add(1)
+	if ctx.Err() != nil || n == int64(r.opts.Workers) {
+		return err
+	}
+	if n == 1 {
+		r.send(pipeline.Event{Kind: pipeline.Note, Text: "comparing with fewer workers than were asked for: " + err.Error()})
+	}
+	return nil
 }
 
 func (r *run) read(ctx context.Context, emit func(*source.Chunk) error) error {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,7 +35,7 @@ func (c *content) Reader(ctx context.Context) (dest.ContentReader, error) {
 	}
 	conn, err := c.dest.connect.open(ctx, "zodb-convert verify")
 	if err != nil {
-		return nil, c.dest.plain(err)
+		return nil, c.dest.plain(fullPool(err))
 	}
 	if err := beginView(ctx, conn, c.snapshot); err != nil {
 		closeQuietly(conn)
@@ -42,6 +43,14 @@ func (c *content) Reader(ctx context.Context) (dest.ContentReader, error) {
 	}
 	c.readers--
 	return &contentReader{c: c, conn: conn}, nil
+}
+
+// fullPool gives the answer of a PgBouncer that has no connection left its sentence.
+func fullPool(err error) error {
+	if code(err) != "08P01" || !strings.Contains(err.Error(), "query_wait_timeout") {
+		return err
+	}
+	return &dest.RefusedError{Reason: "the pooler had no connection left (query_wait_timeout)", Hint: "use a larger pool, or a smaller -w", Cause: err}
 }
 
 func (r *contentReader) Close() error {
