@@ -42,6 +42,12 @@ func (r *run) conclude(c *counts) {
 			r.note("older revisions were counted and not decoded, since the destination is one without history: with history some of them may be rejected")
 		}
 	}
+	if n := r.damage.records; n > 0 {
+		r.note(fmt.Sprintf("the data of %d records cannot be read; what they hold is in none of the numbers of rows, and a conversion stops at the first of them", n))
+	}
+	if s.Python2 {
+		r.note("Python 2 has written it: whatever the application needs to run on Python 3 with it, such as zodbupdate, is to be done before the conversion")
+	}
 	r.list(c)
 }
 

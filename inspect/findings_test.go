@@ -2,6 +2,7 @@ package inspect_test
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"os"
@@ -10,9 +11,13 @@ import (
 	"strings"
 	"testing"
 
+	_ "modernc.org/sqlite"
+
 	"github.com/zodb-convert/zodb-convert/dest/desttest"
 	"github.com/zodb-convert/zodb-convert/inspect"
+	"github.com/zodb-convert/zodb-convert/internal/fixture"
 	"github.com/zodb-convert/zodb-convert/source"
+	"github.com/zodb-convert/zodb-convert/source/relstorage"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
@@ -236,6 +241,33 @@ func TestDamagedRecordDoesNotHideTheOthers(t *testing.T) {
 	h, w := r.Source.HistoryPreserving, whole.Source.HistoryPreserving
 	if lost := w.Objects + w.Revisions - h.Objects - h.Revisions; lost != 1 {
 		t.Errorf("%d rows are not counted, want 1: %+v, %+v", lost, h, w)
+	}
+}
+
+func TestDamagedRowDoesNotHideTheOthers(t *testing.T) {
+	d := fixture.Named(t, "zlib", true)
+	dir := d.SQLite(t)
+	whole := look(t, relStorage(t, d, relstorage.Options{SQLite: &relstorage.SQLite{DataDir: dir}}), inspect.Options{HistoryPreserving: true})
+	db, err := sql.Open("sqlite", filepath.Join(dir, "main.sqlite3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	done, err := db.Exec(`UPDATE object_state SET state = CAST(substr(state, 1, 5) || x'ff' || substr(state, 7) AS BLOB)
+		WHERE rowid IN (SELECT rowid FROM object_state WHERE substr(state, 1, 2) = x'2e7a' LIMIT 3)`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := done.RowsAffected(); err != nil || n != 3 {
+		t.Fatalf("%d rows: %v", n, err)
+	}
+	r, err := inspect.Run(t.Context(), relStorage(t, d, relstorage.Options{SQLite: &relstorage.SQLite{DataDir: dir}}), inspect.Options{Workers: 2, HistoryPreserving: true})
+	if damage := (*source.DamageError)(nil); !errors.As(err, &damage) || r.Source.Damage != err.Error() || !strings.Contains(err.Error(), "cannot be inflated") {
+		t.Fatalf("%v; the report says %q", err, r.Source.Damage)
+	}
+	h, w := r.Source.HistoryPreserving, whole.Source.HistoryPreserving
+	if lost := w.Objects + w.Revisions - h.Objects - h.Revisions; lost != 3 || r.Source.Records != whole.Source.Records {
+		t.Errorf("%d rows are not counted, want 3: %+v, %+v", lost, h, w)
 	}
 }
 

@@ -1,9 +1,11 @@
 package inspect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,7 +58,7 @@ func (r *run) run(ctx context.Context) (err error) {
 	r.describe()
 	r.revisions = newRevisions(r.share())
 	if r.references, err = newReferences(referenceOptions{
-		Reachability: r.opts.Reachability, TempDir: r.opts.TempDir, Memory: r.share(), Objects: r.info.Objects,
+		Reachability: r.opts.Reachability, TempDir: r.opts.TempDir, Memory: r.share(), Raise: r.raise, Objects: r.info.Objects,
 		Announce: func(n int64) {
 			r.send(pipeline.Event{Kind: pipeline.Note,
 				Text: fmt.Sprintf("the references between objects take up to %d MB in %s meanwhile", n>>20+1, r.opts.TempDir)})
@@ -94,14 +96,18 @@ func (r *run) run(ctx context.Context) (err error) {
 // the damage is scanned once more, to be read; damaged is the damage then.
 func (r *run) scan(ctx context.Context) (damaged *source.DamageError, err error) {
 	info, err := r.scanUntil(ctx, 0)
-	if errors.As(err, &damaged) && damaged.Until != 0 {
-		info, err = r.scanUntil(ctx, damaged.Until)
-		if err == nil {
-			r.note(fmt.Sprintf("everything is about the part of the source before the damage: %d transactions; more may stand behind it", info.Transactions))
+	if errors.As(err, &damaged) {
+		r.report.Source.Name = damaged.Path
+		if damaged.Until == 0 {
+			return nil, err
 		}
+		if info, err = r.scanUntil(ctx, damaged.Until); err != nil {
+			return nil, errors.Join(damaged, err)
+		}
+		r.note(fmt.Sprintf("everything is about the part of the source before the damage: %d transactions; more may stand behind it", info.Transactions))
 	}
 	if err != nil {
-		return damaged, errors.Join(err, asError(damaged))
+		return nil, err
 	}
 	r.info = info
 	if need := info.SeenBytes*3/2 + overheadMemory; need > r.opts.Memory {
@@ -112,14 +118,6 @@ func (r *run) scan(ctx context.Context) (damaged *source.DamageError, err error)
 		}
 	}
 	return damaged, nil
-}
-
-// asError is nil for no damage.
-func asError(damage *source.DamageError) error {
-	if damage == nil {
-		return nil
-	}
-	return damage
 }
 
 func (r *run) scanUntil(ctx context.Context, until int64) (*source.Info, error) {
@@ -135,9 +133,15 @@ func (r *run) scanUntil(ctx context.Context, until int64) (*source.Info, error) 
 // share is a quarter of the memory that is left beside the set of oids: for
 // chunks, for the counts of revisions, for references. The last quarter is what
 // the garbage collector lets the heap grow by.
-func (r *run) share() int64 {
-	return max((r.opts.Memory-overheadMemory-r.info.SeenBytes*3/2)/4, 8<<20)
-}
+func (r *run) share() int64 { return max(r.spare()/shares, 8<<20) }
+
+// raise is by how much the memory has to grow for a share of need.
+func (r *run) raise(need int64) int64 { return shares*need - r.spare() }
+
+const shares = 4
+
+// spare is the memory that is left for them.
+func (r *run) spare() int64 { return r.opts.Memory - overheadMemory - r.info.SeenBytes*3/2 }
 
 // read lets the workers share the chunks of the source.
 func (r *run) read(ctx context.Context) (*counts, error) {
@@ -187,7 +191,7 @@ func (r *run) broken(err error) bool {
 	}
 	r.damage.Lock()
 	defer r.damage.Unlock()
-	if r.damage.records++; r.damage.first == nil || damage.Pos < r.damage.first.Pos {
+	if r.damage.records++; r.damage.first == nil || cmp.Or(cmp.Compare(damage.Pos, r.damage.first.Pos), strings.Compare(damage.Problem, r.damage.first.Problem)) < 0 {
 		r.damage.first = damage
 	}
 	return true

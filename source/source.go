@@ -430,7 +430,7 @@ type Growth struct {
 // DamageError is a source that breaks its own format.
 type DamageError struct {
 	Path    string
-	Pos     int64
+	Pos     int64    // 0 in a Table
 	LastTID zodb.TID // last good transaction before it, 0 if none
 	// Until is the end of what stands before it, as ScanOptions.Until takes it; 0
 	// if nothing does, or if that cannot be told.
@@ -440,13 +440,20 @@ type DamageError struct {
 }
 
 func (e *DamageError) Error() string {
-	last := "no good transaction before it"
-	if e.LastTID != 0 {
-		last = fmt.Sprintf("last good transaction before it %v (%s)", e.LastTID, e.LastTID.Time().Format("2006-01-02 15:04:05"))
-	}
-	s := fmt.Sprintf("%s: damaged at offset %d: %s; %s", e.Path, e.Pos, e.Problem, last)
+	s := e.sentence()
 	if e.Hint != "" {
 		s += "; " + e.Hint
 	}
 	return s
+}
+
+func (e *DamageError) sentence() string {
+	if e.Pos == 0 {
+		return fmt.Sprintf("%s: damaged: %s", e.Path, e.Problem)
+	}
+	last := "no good transaction before it"
+	if e.LastTID != 0 {
+		last = fmt.Sprintf("last good transaction before it %v (%s)", e.LastTID, e.LastTID.Time().Format("2006-01-02 15:04:05"))
+	}
+	return fmt.Sprintf("%s: damaged at offset %d: %s; %s", e.Path, e.Pos, e.Problem, last)
 }

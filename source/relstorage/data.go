@@ -23,8 +23,11 @@ func (s *Source) Data(ctx context.Context, r *source.Record, scratch *[]byte) ([
 	defer s.inflaters.Put(z)
 	data, err := z.Inflate(r.Raw, scratch)
 	if err != nil {
-		return nil, fmt.Errorf("%s: the compressed data of oid %v, tid %v cannot be inflated: %w; restore the object from a backup, or repair it with the ZODB that wrote it",
-			s.engine.name(), r.OID, r.TID, err)
+		return nil, &source.DamageError{
+			Path:    s.engine.name(),
+			Problem: fmt.Sprintf("the compressed data of oid %v, tid %v cannot be inflated: %v", r.OID, r.TID, err),
+			Hint:    "restore the object from a backup, or repair it with the ZODB that wrote it",
+		}
 	}
 	return data, nil
 }
