@@ -96,6 +96,7 @@ var manExamples = []manItem{
 	{"zodb-convert --rejects rejects.jsonl --incremental migrate.toml", "Finish although records are rejected, and list them."},
 	{"zodb-convert --deferred-blobs blobs.tsv migrate.toml", "Convert without uploading blobs ..."},
 	{"zodb-convert --upload-blobs blobs.tsv migrate.toml", "... and upload them later."},
+	{"zodb-convert --retry-rejects rejects.jsonl migrate.toml", "Store what an earlier version has rejected and this one can store."},
 	{"zodb-convert verify migrate.toml", "Compare the destination with the source, object by object."},
 	{"zodb-convert status migrate.toml", "See how far an interrupted run came."},
 }
@@ -114,6 +115,8 @@ var manDetails = map[string]string{
 	"abort":               "Objects in S3 are never removed: another site may use them.",
 	"memory":              "It is for the whole process and does not grow with the database. SIZE is a number of bytes, or one with KB, MB or GB.",
 	"rejects":             "Without it, a run with rejected records stops when everything else is loaded. PATH holds data of the database and is readable by its owner only.",
+	"yes":                 "With --retry-rejects, other sessions may be connected to the destination: a running site must be restarted afterwards.",
+	"retry-rejects":       "PATH is what --rejects wrote, by an earlier version as a rule. All that can be stored is written or nothing, into a finished destination; the rest is listed. The source is not read.",
 	"verbose":             "The start of each phase and step, and the keys of CONFIG that have no effect.",
 	"quiet":               "And the reports that SIGUSR1 asks for.",
 	"background-blobs":    "All of them are done before the run ends. Otherwise each blob is uploaded before the transaction with its record is committed.",

@@ -206,6 +206,8 @@ func jsonTables() string {
 		{"Each of `missing`", progress.MissingEntry{}},
 		{"`upload_summary`: what came of --upload-blobs", progress.UploadLine{}},
 		{"Each of `failures`", progress.FailedBlob{}},
+		{"`retry_summary`: what came of --retry-rejects", progress.RetryLine{}},
+		{"Each of `superseded`", progress.SupersededEntry{}},
 	} {
 		fmt.Fprintf(&b, "%s:\n\n%s\n", l.title, fieldsOf(l.line))
 	}
@@ -254,7 +256,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	name := regexp.MustCompile(`^[a-z][a-z0-9]*(_[a-z]+)*$`)
 	for _, v := range []any{progress.Head{}, progress.StatusLine{}, progress.StepTime{}, progress.StepLine{}, progress.NoteLine{},
 		progress.ErrorLine{}, progress.SummaryLine{}, progress.PhaseEntry{}, progress.EscapedEntry{}, progress.GrowthEntry{},
-		progress.RejectEntry{}, progress.MissingEntry{}, progress.UploadLine{}, progress.FailedBlob{}, statusJSON{}, runJSON{},
+		progress.RejectEntry{}, progress.MissingEntry{}, progress.UploadLine{}, progress.FailedBlob{}, progress.RetryLine{}, progress.SupersededEntry{}, statusJSON{}, runJSON{},
 		verify.Result{}, verify.Count{}, verify.Difference{}} {
 		for f := range reflect.TypeOf(v).Fields() {
 			if f.Anonymous || !f.IsExported() {
