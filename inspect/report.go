@@ -92,9 +92,9 @@ type Protocol struct {
 
 // LargeRecord is a record that is large.
 type LargeRecord struct {
-	OID   string `json:"oid"`
-	TID   string `json:"tid"`
-	Class string `json:"class"`
+	OID   string `json:"oid" doc:"of its object"`
+	TID   string `json:"tid" doc:"of its transaction"`
+	Class string `json:"class" doc:"module.name, empty if it is not known"`
 	Bytes int64  `json:"bytes" doc:"of its pickles"`
 }
 
@@ -153,8 +153,8 @@ type Finding struct {
 
 // Reason is why records are rejected.
 type Reason struct {
-	Reason  string `json:"reason"`
-	Records int64  `json:"records"`
+	Reason  string `json:"reason" doc:"a sentence, without what differs between records"`
+	Records int64  `json:"records" doc:"rejected for it"`
 }
 
 // Estimate is what a conversion takes.

@@ -338,7 +338,7 @@ func (s *sheet) estimate(e *inspect.Estimate) {
 		kind = "with history"
 	}
 	s.title("About what a conversion takes, into a destination " + kind)
-	s.row("time", "%s with as many workers as this inspection had, if the server keeps up", progress.Duration(time.Duration(e.Seconds)*time.Second))
+	s.row("time", "%s with as many workers as this inspection had, if the server keeps up", secondsText(e.Seconds))
 	s.row("JSON", "%s", progress.Bytes(e.StateBytes))
 	disk := progress.Bytes(e.DiskBytes) + " for tables and indexes"
 	if e.BlobBytes > 0 {
@@ -349,6 +349,17 @@ func (s *sheet) estimate(e *inspect.Estimate) {
 	if e.S3Bytes > 0 {
 		s.row("S3", "%s", progress.Bytes(e.S3Bytes))
 	}
+}
+
+// secondsText is a time without fractions, which an estimate has not.
+func secondsText(n int64) string {
+	switch {
+	case n <= 1:
+		return "a second or less"
+	case n < 10:
+		return fmt.Sprintf("%ds", n)
+	}
+	return progress.Duration(time.Duration(n) * time.Second)
 }
 
 // survey tells what the destination's server says.

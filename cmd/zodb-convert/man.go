@@ -69,6 +69,7 @@ var manEnvironment = []manItem{
 	{"PGPASSWORD", "The password of the PostgreSQL user, if a DSN has none, for the source as well as for the destination. PGPASSFILE, PGSERVICE, PGSSLMODE, PGSSLROOTCERT and the other variables of libpq count as well."},
 	{"SSL_CERT_FILE, SSL_CERT_DIR", "Where certificates of authorities are that servers are checked against, if not where the system has them."},
 	{"GOMEMLIMIT", "Counts in place of the limit that --memory sets for the heap."},
+	{"TMPDIR", "Where inspect keeps references meanwhile, in a file without a name, if --temp-dir does not say."},
 	{"TERM", "Where it is dumb or not set, progress is lines in place of a bar."},
 	{"Any other", "CONFIG may name it as ${NAME}."},
 }
@@ -90,6 +91,7 @@ var manSignals = []manItem{
 
 // manExamples are a migration from beginning to end.
 var manExamples = []manItem{
+	{"zodb-convert inspect migrate.toml", "See what the source holds, and what of it will not arrive unchanged."},
 	{"zodb-convert --dry-run migrate.toml", "See what would happen; nothing is written."},
 	{"zodb-convert -w 8 migrate.toml", "Convert with eight workers."},
 	{"zodb-convert --incremental -w 8 migrate.toml", "Go on after an interruption, or add what the source got since."},

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/inspect"
 	"github.com/zodb-convert/zodb-convert/internal/config"
 	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/internal/zconfig/storage"
@@ -23,27 +24,74 @@ import (
 
 var update = flag.Bool("update", false, "write docs/reference.md and the results in the scripts anew")
 
-const referencePage = "../../docs/reference.md"
+const (
+	referencePage  = "../../docs/reference.md"
+	inspectionPage = "../../docs/inspect.md"
+)
 
 var generated = regexp.MustCompile(`(?s)(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->\n)`)
 
 // The reference says what the program says.
 func TestReferenceIsWhatTheProgramSays(t *testing.T) {
-	page, err := os.ReadFile(referencePage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := map[string]string{
+	saysWhatTheProgramSays(t, referencePage, map[string]string{
 		"help":        fence(helpOf(t)),
 		"status-help": fence(helpOf(t, "status")),
 		"init-help":   fence(helpOf(t, "init")),
 		"verify-help": fence(helpOf(t, "verify")),
 		"verify-json": fieldsOf(verify.Result{}) + "\nEach of `kinds` and `declared`:\n\n" + fieldsOf(verify.Count{}) +
 			"\nEach of `first`, and each line of `--report`:\n\n" + fieldsOf(verify.Difference{}),
-		"status-json": fieldsOf(statusJSON{}) + "\n`run`:\n\n" + fieldsOf(runJSON{}),
-		"keys":        keyTable(),
-		"zconfig":     zconfigTables(),
-		"json":        jsonTables(),
+		"inspect-help": fence(helpOf(t, "inspect")),
+		"status-json":  fieldsOf(statusJSON{}) + "\n`run`:\n\n" + fieldsOf(runJSON{}),
+		"keys":         keyTable(),
+		"zconfig":      zconfigTables(),
+		"json":         jsonTables(),
+	})
+}
+
+// So does the page about inspect, for the version of the JSON that it names.
+func TestPageOfInspectionsIsWhatTheProgramSays(t *testing.T) {
+	saysWhatTheProgramSays(t, inspectionPage, map[string]string{
+		"inspect-json": fmt.Sprintf("`version` is %d.\n\n", inspect.Version) + tables([]table{
+			{"The object", inspect.Report{}},
+			{"`source`", inspect.Source{}},
+			{"Each of `classes`, and `other_classes`", inspect.Class{}},
+			{"Each of `protocols`", inspect.Protocol{}},
+			{"Each of `largest`", inspect.LargeRecord{}},
+			{"`blobs`", inspect.Blobs{}},
+			{"`history_free` and `history_preserving`", inspect.Rows{}},
+			{"Each of `altered` and `notable`", inspect.Finding{}},
+			{"Each of `reasons`", inspect.Reason{}},
+			{"`estimate`", inspect.Estimate{}},
+			{"`destination`", dest.Survey{}},
+			{"Each of `rights`", dest.Right{}},
+			{"`connections`", dest.Connections{}},
+			{"Each of `settings`", dest.Setting{}},
+			{"Each of `blob_tiers`", dest.BlobTier{}},
+			{"Each of `faults`", dest.Fault{}},
+		}),
+	})
+}
+
+// The page tells of every cause that is no special form what to do about it.
+func TestEveryCauseOfAFindingIsExplained(t *testing.T) {
+	page, err := os.ReadFile(inspectionPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cause := range []string{inspect.Rejected, inspect.NewCodec, inspect.Dangling, inspect.CrossDatabase, inspect.WeakDangling, inspect.Unreachable,
+		inspect.EscapedMetadata, inspect.MissingBlob, inspect.OrphanedBlob, inspect.BlobTooLarge, inspect.FallingTID, inspect.TornTail, inspect.NoRoot} {
+		if !strings.Contains(string(page), "\n| `"+cause+"` | ") {
+			t.Errorf("docs/inspect.md does not explain %q", cause)
+		}
+	}
+}
+
+// saysWhatTheProgramSays compares what is generated of a page, or writes it anew.
+func saysWhatTheProgramSays(t *testing.T, path string, blocks map[string]string) {
+	t.Helper()
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
 	seen := map[string]bool{}
 	want := generated.ReplaceAllStringFunc(string(page), func(block string) string {
@@ -61,13 +109,13 @@ func TestReferenceIsWhatTheProgramSays(t *testing.T) {
 		}
 	}
 	if *update {
-		if err := os.WriteFile(referencePage, []byte(want), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	if d := gocmp.Diff(want, string(page)); d != "" {
-		t.Errorf("docs/reference.md is not up to date; go test ./cmd/zodb-convert -run Reference -update writes it:\n%s", d)
+		t.Errorf("docs/%s is not up to date; go test ./cmd/zodb-convert -run WhatTheProgramSays -update writes it:\n%s", filepath.Base(path), d)
 	}
 }
 
@@ -186,11 +234,7 @@ func taken(refused string) string {
 // jsonTables describes the lines of --log-format json by the types that are
 // printed.
 func jsonTables() string {
-	var b strings.Builder
-	for _, l := range []struct {
-		title string
-		line  any
-	}{
+	return tables([]table{
 		{"Every line", progress.Head{}},
 		{"`phase` (one starts), `phase_end`, `progress` (every 5 seconds), `report` (after SIGUSR1)", progress.StatusLine{}},
 		{"Each of `steps`", progress.StepTime{}},
@@ -208,8 +252,19 @@ func jsonTables() string {
 		{"Each of `failures`", progress.FailedBlob{}},
 		{"`retry_summary`: what came of --retry-rejects", progress.RetryLine{}},
 		{"Each of `superseded`", progress.SupersededEntry{}},
-	} {
-		fmt.Fprintf(&b, "%s:\n\n%s\n", l.title, fieldsOf(l.line))
+	})
+}
+
+// table is an object of JSON.
+type table struct {
+	title  string
+	object any
+}
+
+func tables(list []table) string {
+	var b strings.Builder
+	for _, l := range list {
+		fmt.Fprintf(&b, "%s:\n\n%s\n", l.title, fieldsOf(l.object))
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }
@@ -253,11 +308,13 @@ func jsonType(t reflect.Type) string {
 
 // Every documented field has a meaning, and names are as JSON's users expect.
 func TestEveryFieldIsDocumented(t *testing.T) {
-	name := regexp.MustCompile(`^[a-z][a-z0-9]*(_[a-z]+)*$`)
+	name := regexp.MustCompile(`^[a-z][a-z0-9]*(_[a-z0-9]+)*$`)
 	for _, v := range []any{progress.Head{}, progress.StatusLine{}, progress.StepTime{}, progress.StepLine{}, progress.NoteLine{},
 		progress.ErrorLine{}, progress.SummaryLine{}, progress.PhaseEntry{}, progress.EscapedEntry{}, progress.GrowthEntry{},
 		progress.RejectEntry{}, progress.MissingEntry{}, progress.UploadLine{}, progress.FailedBlob{}, progress.RetryLine{}, progress.SupersededEntry{}, statusJSON{}, runJSON{},
-		verify.Result{}, verify.Count{}, verify.Difference{}} {
+		verify.Result{}, verify.Count{}, verify.Difference{},
+		inspect.Report{}, inspect.Source{}, inspect.Class{}, inspect.Protocol{}, inspect.LargeRecord{}, inspect.Blobs{}, inspect.Rows{}, inspect.Finding{},
+		inspect.Reason{}, inspect.Estimate{}, dest.Survey{}, dest.Right{}, dest.Connections{}, dest.Setting{}, dest.BlobTier{}, dest.Fault{}} {
 		for f := range reflect.TypeOf(v).Fields() {
 			if f.Anonymous || !f.IsExported() {
 				continue
