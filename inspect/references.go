@@ -23,6 +23,8 @@ type referenceOptions struct {
 	TempDir      string // for that file; "" for the system's
 	// Memory is what may be taken beside the buffers of the writers.
 	Memory int64
+	// Raise tells by how much --memory has to grow so that Memory becomes need.
+	Raise func(need int64) int64
 	// Objects is about how many current records there are, 0 if nobody knows.
 	Objects int64
 	// Announce is told about how large the temporary file becomes before it is
@@ -82,7 +84,7 @@ func (r *references) refused(objects, need int64) error {
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("looking for unreachable objects among %d takes %d MB, and %d MB of --memory are left for it",
 			objects, need/mb+1, r.opts.Memory/mb),
-		Hint: fmt.Sprintf("raise --memory by %d MB or more, or leave that out with --no-reachability", (need-r.opts.Memory)/mb+1),
+		Hint: fmt.Sprintf("raise --memory by %d MB or more, or leave that out with --no-reachability", r.opts.Raise(need)/mb+1),
 	}
 }
 

@@ -9,8 +9,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
+	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
@@ -149,6 +152,8 @@ func collect(t testing.TB, r *references, graph []object, writers int) {
 	}
 }
 
+func raise(need int64) int64 { return need }
+
 // opened are references that end with the test.
 func opened(t testing.TB, opts referenceOptions) *references {
 	t.Helper()
@@ -158,6 +163,7 @@ func opened(t testing.TB, opts referenceOptions) *references {
 	if opts.TempDir == "" {
 		opts.TempDir = t.TempDir()
 	}
+	opts.Raise = raise
 	r, err := newReferences(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -395,7 +401,7 @@ func TestTooLittleMemoryIsSaid(t *testing.T) {
 	}
 	dir := t.TempDir()
 	// At once, if it is clear before.
-	if _, err := newReferences(referenceOptions{Reachability: true, TempDir: dir, Memory: 10 << 20, Objects: 5_000_000}); !named(err) {
+	if _, err := newReferences(referenceOptions{Reachability: true, TempDir: dir, Memory: 10 << 20, Raise: raise, Objects: 5_000_000}); !named(err) {
 		t.Errorf("%v", err)
 	}
 	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
@@ -421,6 +427,29 @@ func TestTooLittleMemoryIsSaid(t *testing.T) {
 	found, err := r.findings(t.Context())
 	if err != nil || len(found) != 1 || found[0].Cause != CrossDatabase || len(r.notes()) != 1 {
 		t.Errorf("%v, %v, %v", found, r.notes(), err)
+	}
+}
+
+// Who raises --memory by as much as is said is not refused again.
+func TestTheMemoryThatIsAskedForIsEnough(t *testing.T) {
+	for _, memory := range []int64{1 << 20, 96 << 20, 256 << 20, 1 << 30} {
+		r := &run{opts: Options{Memory: memory}, info: &source.Info{Objects: 200_000_000, SeenBytes: 60 << 20}}
+		opts := referenceOptions{Reachability: true, TempDir: t.TempDir(), Memory: r.share(), Raise: r.raise, Objects: r.info.Objects}
+		_, err := newReferences(opts)
+		if err == nil {
+			t.Fatal("not refused")
+		}
+		more := int64(0)
+		if found := regexp.MustCompile("raise --memory by ([0-9]+) MB").FindStringSubmatch(err.Error()); found != nil {
+			more, _ = strconv.ParseInt(found[1], 10, 64)
+		}
+		r.opts.Memory += more << 20
+		opts.Memory = r.share()
+		enough, err := newReferences(opts)
+		if err != nil {
+			t.Fatalf("with %d MB more: %v", more, err)
+		}
+		enough.Close()
 	}
 }
 
