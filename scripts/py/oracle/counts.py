@@ -52,7 +52,7 @@ class Counted:
     def __init__(self):
         self.kind, self.bytes, self.tail, self.python2 = None, None, None, False
         self.tids, self.statuses, self.escaped = [], collections.Counter(), []
-        self.records = self.superseded = 0
+        self.records = 0
         self.back = self.compressed = 0
         self.oids = collections.Counter()   # {oid: revisions}
         self.revisions = {}                 # {(oid, tid): data or None}, the last of several
@@ -122,7 +122,7 @@ def read_file(path, blob_dir=None, rejects=None):
             _as_python2_says(made, path)
         _check_sums(made, copy)
         _index(made, copy)
-    made.bytes = made.bytes or 4
+    made.bytes = made.bytes or 0
     if blob_dir:
         _blobs(made, blob_dir)
     return made
@@ -166,7 +166,7 @@ def _iterated(path, made):
         yield txn
         position = txn._tend + 8
     left = os.path.getsize(path) - position
-    made.bytes, made.tail = position, left
+    made.bytes, made.tail = position - 4, left  # without the magic
 
 
 def _transactions(made, txns, file):
@@ -175,20 +175,17 @@ def _transactions(made, txns, file):
         made.statuses[txn.status] += 1
         if any(text_of(raw).encode() != raw for raw in (txn.user, txn.description)):
             made.escaped.append(txn.tid)
-        seen = set()
+        last = {}  # of several records of an object in one transaction the last counts
         for record in txn:
             made.records += 1
+            last[record.oid] = record
+        for oid, record in last.items():
+            made.oids[oid] += 1
             back = file and record.data_txn is not None
             made.back += back
-            if record.data and record.data[:2] == ZLIB and not back:
-                made.compressed += 1
-            key = (record.oid, txn.tid)
-            if record.oid in seen:
-                made.superseded += 1
-            else:
-                made.oids[record.oid] += 1
-                seen.add(record.oid)
-            made.revisions[key] = zc.zlibstorage.decompress(record.data) if record.data else None
+            # The data of a back pointer is that of another record.
+            made.compressed += bool(record.data) and record.data[:2] == ZLIB and not back
+            made.revisions[oid, txn.tid] = zc.zlibstorage.decompress(record.data) if record.data else None
 
 
 def _as_python2_says(made, path):
@@ -287,6 +284,11 @@ class Classes:
             for oid, c in counted.current.items():
                 analyze.analyze_rec(report, types.SimpleNamespace(oid=oid, data=c.data))
                 self.of[oid] = report.OIDMAP.get(oid, UNKNOWN)
+                if "\0" in self.of[oid]:  # no name of a class for anybody else, and no text in PostgreSQL
+                    name = self.of[oid]
+                    self.of[oid] = UNKNOWN
+                    for sums in report.TYPEMAP, report.TYPESIZE:
+                        sums.pop(name, None)
         self.objects, self.bytes = report.TYPEMAP, report.TYPESIZE
         unknown = [oid for oid, name in self.of.items() if name == UNKNOWN]
         if unknown:
@@ -333,11 +335,16 @@ class _OldStrings(zodbpickle.slowpickle.Unpickler):
         return made
 
     def find_class(self, module, name):
-        return _Opaque
+        return self._forget if module == "datetime" else _Opaque
+
+    def _forget(self, *parts):
+        """What a date is made of is no string to anybody."""
+        for part in _flat(parts):
+            self.found.pop(id(part), None)
+        return _Opaque()
 
     def persistent_load(self, pid):
-        for part in _flat(pid):
-            self.found.pop(id(part), None)
+        self._forget(pid)
 
 
 class _Old(bytes):
@@ -359,20 +366,21 @@ pickletools.stringnl.reader = functools.partial(pickletools.read_stringnl, decod
 
 
 def state_pickle(data):
-    """The protocol of a record's state and whether it has strings of Python 2; None if it is no pickle to its end."""
+    """The protocol of a record's pickles, which one pickler has written, and whether its state has strings of Python 2.
+
+    One that is no record to its end is read as far as it is one, and its strings are not looked for.
+    """
     file = io.BytesIO(data)
+    protocol, highest, old = None, 0, False
     try:
-        for _ in pickletools.genops(file):
-            pass
-        start = file.tell()
-        protocol, highest, old = None, 0, False
-        for opcode, argument, position in pickletools.genops(file):
-            if opcode.name == "PROTO" and position == start:
-                protocol = argument
-            highest = max(highest, opcode.proto)
-            old = old or opcode.name in OLD
+        for number in range(2):
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "PROTO":
+                    protocol = argument
+                highest = max(highest, opcode.proto)
+                old = old or number == 1 and opcode.name in OLD
     except Exception:
-        return None
+        old = False
     if old:
         walk = _OldStrings(io.BytesIO(data))
         walk.load()  # the second pickle takes from the memo of the first
@@ -412,15 +420,21 @@ def edges(data, known=None, rejected=False):
     One that is rejected is read as far as it can be.
     """
     weak, abroad, strong = [], [], []
+
+    def elsewhere(oid, database):
+        abroad.append((_oid(oid), database))
+
     found, failure = pids(data)
     if failure is not None and not rejected:
         raise failure
     for pid in found:
         if isinstance(pid, list):
             if pid[0] in ("m", "n"):
-                abroad.append(_oid(pid[1][1]))
+                elsewhere(pid[1][1], pid[1][0])
+            elif pid[0] == "w" and len(pid[1]) > 1:
+                elsewhere(*pid[1])
             elif pid[0] == "w":
-                (abroad if len(pid[1]) > 1 else weak).append(_oid(pid[1][0]))
+                weak.append(_oid(pid[1][0]))
             else:
                 weak.append(_oid(pid[0]))
         else:
@@ -451,7 +465,7 @@ class Graph:
         each = self.edges.items()
         self.dangling = {(oid, o) for oid, e in each for o in e.strong if o not in there}
         self.weak_dangling = {(oid, o) for oid, e in each for o in e.weak if o not in there}
-        self.abroad = {(oid, o) for oid, e in each for o in e.abroad}
+        self.abroad = {(oid, *o) for oid, e in each for o in e.abroad}  # with the name of the other database
         self.unreachable = there - self._reached() if z64 in there else set()
 
     def _reached(self):

@@ -102,6 +102,8 @@ def read_rejects(path):
         with open(path) as f:
             for line in f:
                 entry = json.loads(line)
+                if entry.get("kind", "record") != "record":
+                    continue  # a blob without a file: its object is there
                 rejects[_eight(entry["oid"]), _eight(entry["tid"])] = entry
     return rejects
 

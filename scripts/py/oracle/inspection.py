@@ -15,7 +15,7 @@ import re
 from . import destination
 from .counts import UNKNOWN, Classes, Graph, class_of, state_pickle
 
-Known = collections.namedtuple("Known", "count names pairs of_objects", defaults=(None, None, False))
+Known = collections.namedtuple("Known", "count names pairs classes", defaults=(None, None, None))
 
 VERSION = 1
 TOP = 20               # classes that are listed
@@ -31,16 +31,19 @@ NOT_JUDGED = {
     r"notes(\[.*)?": "sentences",
 }
 
-# Where a cause belongs. Forms are named by the encoder; which of them there are
-# is judged by the conversion's own count.
-ALTERED = {
-    "rejected", "dangling-reference", "cross-database", "dangling-weak-reference", "escaped-metadata", "missing-blob", "blob-too-large", "torn-tail",
-}
-NOTABLE = {"unreachable", "orphaned-blob", "falling-tid", "no-root"}
+# Which records have a special form only the encoder knows, unless they were planted; how many values have it, a
+# conversion counts.
+
+NEW_CODEC = "new-codec"
+
+# What does not arrive unchanged. All others are worth knowing only.
+ALTERED = {"rejected", "escaped-metadata", "missing-blob", "blob-too-large", "shared-copied"}
+# With a history its order is that of the tids.
+ALTERED_HISTORY = ALTERED | {"falling-tid"}
 
 
 def hexed(number):
-    return number.hex()
+    return "0x" + number.hex()
 
 
 class Truth:
@@ -57,23 +60,23 @@ class Truth:
 
     def _source(self, every, now):
         c = self.counted
-        times = c.times()
+        times = c.times() or [seconds("0001-01-01T00:00:00Z")] * 2
         made = {
             "kind": c.kind, "bytes": c.bytes, "transactions": len(c.tids), "falling_tids": len(c.falling()),
             "first_tid": hexed(c.tids[0]) if c.tids else "", "last_tid": hexed(c.tids[-1]) if c.tids else "",
-            "first_time": times and times[0], "last_time": times and times[1],
+            "first_time": times[0], "last_time": times[1],
             "highest_oid": hexed(max(c.oids)) if c.oids else "",
             "records": c.records, "objects": len(c.oids), "current": len(c.current), "deleted": len(c.oids) - len(c.current),
             "back_pointers": c.back, "compressed": c.compressed, "most_revisions": max(c.oids.values(), default=0), "revisions": c.histogram(),
             "packed_transactions": c.statuses["p"], "data_bytes": c.data_bytes(self.history),
-            "python2_strings": sum(bool(s and s.old_strings) for s in self.states.values()),
+            "python2_strings": sum(s.old_strings for oid, s in self.states.items() if (oid, c.current[oid].tid) not in c.rejects),
             "blobs.place": c.place, "blobs.records": len(every), "blobs.current": len(now), "blobs.found": len(c.files),
             "blobs.bytes": sum(c.files.values()), "blobs.current_bytes": sum(c.files[k] for k in now if k in c.files),
             "blobs.missing": len(every - set(c.files)) if c.place else 0, "blobs.orphaned": len(c.orphans),
             "history_free": c.rows(False)._asdict(), "history_preserving": c.rows(True, self._known())._asdict(),
         }
         made["python2"] = c.python2 or made["python2_strings"] > 0
-        made["packed"] = "yes" if made["packed_transactions"] else "no"
+        made["packed"] = "yes" if made["packed_transactions"] else "no" if c.tids else "unknown"
         return {key: value for key, value in made.items() if value is not None}
 
     def _known(self):
@@ -86,24 +89,40 @@ class Truth:
         c, g = self.counted, self.graph
         wanted = set(c.revisions) if self.history else {(oid, current.tid) for oid, current in c.current.items()}
         rejected = set(c.rejects) & wanted
-        missing = (every & wanted) - set(c.files) if c.place else set()
+        missing = (every & wanted) - set(c.files)
 
         def references(pairs):
-            return Known(len({oid for oid, _ in pairs}), None, pairs, True)
+            if not reachability:  # who refers to them is not kept then
+                targets = {pair[1] for pair in pairs}
+                return Known(len(targets), None, {(None, oid) for oid in targets})
+            oids = {pair[0] for pair in pairs}
+            return Known(len(oids), None, pairs, self.names((oid, c.current[oid].tid) for oid in oids))
 
+        crossing = {pair[0] for pair in g.abroad}
         made = {
-            "rejected": Known(len(rejected), {oid for oid, _ in rejected}),
+            "rejected": Known(len(rejected), {oid for oid, _ in rejected}, None, self.names(rejected)),
             "dangling-reference": references(g.dangling), "dangling-weak-reference": references(g.weak_dangling),
-            "cross-database": references(g.abroad),
+            "cross-database": Known(len(crossing), None, g.abroad, self.names((oid, c.current[oid].tid) for oid in crossing)),
             "escaped-metadata": Known(len(c.escaped), set(c.escaped)),
-            "missing-blob": Known(len(missing), {oid for oid, _ in missing}),
+            "missing-blob": Known(len(missing), {oid for oid, _ in missing}, None, self.names(missing)),
             "orphaned-blob": Known(len(c.orphans)),
-            "falling-tid": Known(len(c.falling()), set(c.falling())),
+            "falling-tid": Known(len(c.falling()), set(c.falling()) if len(c.falling()) <= FIRST else None),
             "torn-tail": Known(int(bool(c.tail))),
             "no-root": Known(int(bool(c.current) and bytes(8) not in c.current)),
         }
         if reachability:
-            made["unreachable"] = Known(len(g.unreachable), g.unreachable, None, True)
+            made["unreachable"] = Known(len(g.unreachable), g.unreachable, None, self.names((oid, c.current[oid].tid) for oid in g.unreachable))
+        return made
+
+
+    def names(self, keys):
+        """{class: (records, their bytes)}."""
+        made = {}
+        for oid, tid in keys:
+            data = self.counted.revisions[oid, tid]
+            name = self.classes.of.get(oid) if self.counted.current.get(oid, (None,))[0] == tid else class_of(data)
+            number, size = made.get(name, (0, 0))
+            made[name] = number + 1, size + len(data)
         return made
 
 
@@ -119,14 +138,10 @@ def planted(truth, path):
 
 
 def conversion(path):
-    """The special forms that a conversion has counted, from its log in JSON, by values."""
-    found = None
+    """The values with special forms, and the records for a new codec, that a conversion has counted, from its log in JSON."""
     with open(path) as f:
-        for line in f:
-            if line.startswith("{"):
-                found = json.loads(line).get("special_forms", found)
-    assert found is not None, f"{path} tells no special forms"
-    return found
+        last = [line for line in map(json.loads, filter(lambda line: line.startswith("{"), f)) if "special_forms" in line][-1]
+    return {**last["special_forms"], **({NEW_CODEC: last["new_codec"]} if last["new_codec"] else {})}
 
 
 def rows(dsn, history):
@@ -158,7 +173,7 @@ def size_of(dsn):
 
 
 class Judge:
-    """forms are the special ones: {name: records}, as they were planted, and {name: values}, as a conversion counts them; None: nobody knows."""
+    """forms are the special ones: {name: oids}, as they were planted, and {name: values}, as a conversion counts them; None: nobody knows."""
 
     def __init__(self, truth, forms=None, values=None):
         self.truth, self.forms, self.values = truth, forms or {}, values
@@ -181,7 +196,7 @@ class Judge:
             for part in path.split("."):
                 found = found.get(part) if isinstance(found, dict) else None
             if path.endswith("_time"):
-                if wanted is not None and (found is None or abs(seconds(found) - wanted) > 2e-6):
+                if abs(seconds(found) - wanted) > 2e-6:
                     yield f"source.{path}", f"is {found}, the tid says {datetime.datetime.fromtimestamp(wanted, datetime.timezone.utc)}"
             elif found != wanted:
                 yield f"source.{path}", f"is {found!r} instead of {wanted!r}"
@@ -211,8 +226,7 @@ class Judge:
     def _protocols(self, source):
         wanted = {}
         for state in self.truth.states.values():
-            if state is not None:
-                wanted[state.protocol] = wanted.get(state.protocol, 0) + 1
+            wanted[state.protocol] = wanted.get(state.protocol, 0) + 1
         found = {entry["protocol"]: entry["records"] for entry in source["protocols"] or []}
         if found != wanted or len(found) != len(source["protocols"] or []):
             yield "source.protocols", f"is {source['protocols']} instead of {wanted}"
@@ -230,7 +244,7 @@ class Judge:
             if c is None:
                 yield f"source.largest[{number}]", f"{entry['oid']} is no current object"
                 continue
-            wanted = {"oid": entry["oid"], "tid": hexed(c.tid), "class": class_of(c.data), "bytes": len(c.data)}
+            wanted = {"oid": entry["oid"], "tid": hexed(c.tid), "class": self.truth.classes.of[oid], "bytes": len(c.data)}
             if entry != wanted:
                 yield f"source.largest[{number}]", f"is {entry} instead of {wanted}"
 
@@ -243,13 +257,14 @@ class Judge:
     def _findings(self, report):
         wanted = {cause: found for cause, found in self.truth.findings.items() if found.count}
         seen = set()
-        for part, own in (("altered", ALTERED), ("notable", NOTABLE)):
+        altered = ALTERED_HISTORY if self.truth.history else ALTERED
+        for part in ("altered", "notable"):
             for number, finding in enumerate(report[part] or []):
                 cause, at = finding["cause"], f"{part}[{number}]"
                 if cause in seen:
                     yield at, f"{cause} is there twice"
                 seen.add(cause)
-                if cause in ALTERED | NOTABLE and cause not in own:
+                if (cause in altered) != (part == "altered"):
                     yield at, f"{cause} does not belong there"
                 if cause in wanted:
                     yield from self._finding(at, finding, wanted[cause])
@@ -268,31 +283,24 @@ class Judge:
             yield f"{at}.count", f"is {finding['count']} of {finding['cause']} instead of {known.count}"
         first, targets = finding.get("first") or [], finding.get("targets") or []
         if known.pairs is not None:
-            named = [(unhexed(a), unhexed(b.partition(" ")[0])) for a, b in zip(first, targets)]
-            if len(first) != len(targets):
-                yield f"{at}.targets", f"has {len(targets)} entries, first has {len(first)}"
-            yield from self._named(at, finding, named, known.pairs)
-        elif known.names is not None:
-            yield from self._named(at, finding, [unhexed(name) for name in first], known.names)
-        if known.of_objects:
-            yield from self._of_objects(at, finding, {oid for oid, _ in known.pairs} if known.names is None else known.names)
-        else:
-            yield from self._of_classes(at, finding)
+            lowest = {}
+            for pair in sorted(known.pairs, key=lambda pair: (pair[0] or b"", *pair[1:])):
+                lowest.setdefault(pair[0] or pair[1], pair)  # one of each record
+            wanted = list(lowest.values())[:FIRST]
+            if first != [hexed(pair[0]) for pair in wanted if pair[0]]:
+                yield f"{at}.first", f"is {first} instead of {[hexed(pair[0]) for pair in wanted]}"
+            wanted = [" in ".join((hexed(pair[1]), *(f'"{name}"' for name in pair[2:]))) for pair in wanted]
+            if targets != wanted:
+                yield f"{at}.targets", f"is {targets} instead of {wanted}"
+        elif known.names is not None and first != [hexed(name) for name in sorted(known.names)[:FIRST]]:
+            yield f"{at}.first", f"is {first} instead of {[hexed(name) for name in sorted(known.names)[:FIRST]]}"
+        if known.classes is not None:
+            yield from self._of_classes(at, finding, known.classes)
+        elif finding.get("classes"):
+            yield f"{at}.classes", f"are {finding['classes']}, though it is not about objects"
 
-    def _named(self, at, finding, named, known):
-        if len(set(named)) != min(FIRST, len(known)) or len(set(named)) < len(named):
-            yield f"{at}.first", f"names {len(set(named))} of {len(known)}"
-        for name in named:
-            if name not in known:
-                yield f"{at}.first", f"names {finding.get('first')}, of which one is not {finding['cause']}"
-
-    def _of_objects(self, at, finding, oids):
+    def _of_classes(self, at, finding, wanted):
         """Classes, of which the most frequent come first."""
-        wanted = {}
-        for oid in oids:
-            name = self.truth.classes.of.get(oid, UNKNOWN)
-            number, size = wanted.get(name, (0, 0))
-            wanted[name] = number + 1, size + len(self.truth.counted.current[oid].data)
         found = [(entry["class"], (entry["objects"], entry["bytes"])) for entry in finding.get("classes") or []]
         if [number for _, (number, _) in found] != sorted((number for number, _ in wanted.values()), reverse=True)[:FIRST]:
             yield f"{at}.classes", f"are {found}, by what is true {wanted}"
@@ -300,21 +308,30 @@ class Judge:
             if wanted.get(name) != numbers:
                 yield f"{at}.classes", f"has {name} with {numbers} instead of {wanted.get(name)}"
 
-    def _of_classes(self, at, finding):
-        for number, entry in enumerate(finding.get("classes") or []):
-            if entry["objects"] <= 0:
-                yield f"{at}.classes[{number}]", f"is {entry}"
-
     def _form(self, at, finding):
         cause = finding["cause"]
-        if cause in self.forms and self.forms[cause] != finding["count"]:
-            yield f"{at}.count", f"is {finding['count']} of {cause}, {self.forms[cause]} were planted"
-        if self.values is not None and cause != "new-codec" and self.values.get(cause) != finding.get("values"):
-            yield f"{at}.values", f"is {finding.get('values')} of {cause}, a conversion counts {self.values.get(cause)}"
-        for name in finding.get("first") or []:
-            if unhexed(name) not in self.truth.counted.oids:
-                yield f"{at}.first", f"names {name}, which is no object"
-        yield from self._of_classes(at, finding)
+        if cause in self.forms:
+            oids = {unhexed(oid) for oid in self.forms[cause]}
+            keys = ((oid, self.truth.counted.current[oid].tid) for oid in oids)
+            yield from self._finding(at, finding, Known(len(oids), oids, None, self.truth.names(keys)))
+        member = "count" if cause == NEW_CODEC else "values"
+        if self.values is not None and self.values.get(cause) != finding.get(member):
+            yield f"{at}.{member}", f"is {finding.get(member)} of {cause}, a conversion counts {self.values.get(cause)}"
+        if finding["count"] > finding.get("values", finding["count"]):
+            yield f"{at}.count", f"is {finding['count']} records with {finding['values']} values"
+
+    def judges(self, report, path):
+        """Whether a part of the report is judged."""
+        if any(re.fullmatch(pattern, path) for pattern in NOT_JUDGED):
+            return False
+        if found := re.match(r"(altered|notable)\[(\d+)\]\.", path):
+            cause = report[found[1]][int(found[2])]["cause"]
+            if cause in self.truth.findings or cause in self.forms:
+                return True
+            return self.values is not None and path.endswith((".cause", ".count" if cause == NEW_CODEC else ".values"))
+        if path in ("altered", "notable") and self.values is None and any(f["cause"] not in self.truth.findings for f in report[path] or []):
+            return False
+        return True
 
 
 def seconds(text):
@@ -369,16 +386,12 @@ def changed(value):
     return value + "x"
 
 
-def judged(path):
-    return not any(re.fullmatch(pattern, path) for pattern in NOT_JUDGED)
-
-
 def blindness(judge, report):
     """Change one thing after the other; return how many were changed and which were not seen."""
     number, unseen = 0, []
     report = copy.deepcopy(report)
     for path, container, key in list(leaves(report)):
-        if not judged(path):
+        if not judge.judges(report, path):
             continue
         kept = container[key]
         container[key] = changed(kept)
@@ -387,7 +400,7 @@ def blindness(judge, report):
             unseen.append(f"{path}: {kept!r} became {container[key]!r}")
         container[key] = kept
     for path, entries in list(lists(report)):
-        if not entries or not judged(path) or not judged(path + "[0]"):
+        if not entries or not judge.judges(report, path) or not judge.judges(report, path + "[0]"):
             continue
         last = entries.pop()
         number += 1

@@ -1,7 +1,7 @@
 """Large databases into which a known number of everything is planted that an inspection has to find.
 
-What was planted stands in OUT.planted.json: findings by cause, special forms by
-the number of records, and numbers of the source.
+What was planted stands in OUT.planted.json: findings by cause, the oids of
+records with special forms, and numbers of the source.
 """
 
 import io
@@ -38,8 +38,8 @@ class Plants:
     def found(self, cause, number=1):
         self.findings[cause] = self.findings.get(cause, 0) + number
 
-    def form(self, name, number=1):
-        self.forms[name] = self.forms.get(name, 0) + number
+    def form(self, name, oid):
+        self.forms.setdefault(name, []).append(oid.hex())
 
     def write(self, path):
         with open(path.removesuffix(".fs") + ".planted.json", "w") as f:
@@ -240,14 +240,14 @@ def mixed(log, random, options):
     def special(i, oid, folder):
         for name, number, state in planted:
             if i < number:
-                plants.form(name)
+                plants.form(name, oid)
                 return c.Odd, state
             i -= number
         raise AssertionError(i)
 
     garden.fill(special, sum(number for _, number, _ in planted))
     rejects = (
-        (23, pickled((c.WithNewargs, (1, "a")), {"a": 1}, 3)), (4, pickled(c.Odd, {"a": "cut off"}, 3)[:-3]), (2, pickled(c.Odd, {}, 3) [:-2] + b"\xff."),
+        (23, pickled((c.WithNewargs, (1, "a")), {"a": 1}, 3)), (4, pickled(c.Odd, {"a": "cut off"}, 3)[:-3]), (2, pickled(c.Odd, {}, 3)[:-1] + b"\xff."),
     )
     plants.found("rejected", sum(number for number, _ in rejects))
     bad = [record for number, record in rejects for _ in range(number)]
