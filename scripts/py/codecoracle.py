@@ -3,6 +3,7 @@
     codecoracle.py generate COUNT SEED   JSON lines with record_hex, made by real picklers
     codecoracle.py vectors FILE          the same from the recorded vectors
     codecoracle.py examples              the same: one for each special form, with its text in Python
+    codecoracle.py losses                the same: one for each thing that the released codec loses
     codecoracle.py check [--old]         the same lines with what internal/encoderecords adds
     codecoracle.py database OUT.fs       puts such lines into a FileStorage, and gives them an oid
     codecoracle.py stored DSN [--strict] the same lines, whose objects are in a database
@@ -1255,6 +1256,134 @@ def example_table():
     ]
 
 
+def of_item(value, protocol=3):
+    """The record of an object whose attribute x is the value."""
+    return Maker(0).pickles(protocol, lambda c: c, "app", "Item", {"x": value})[0]
+
+
+def with_state(state):
+    """The record of an object whose state is written by hand."""
+    return b"capp\nItem\n." + state
+
+
+def marked_object():
+    o = Plain()
+    o.__dict__.update({"@dt": "2020-01-02T03:04:05", "@tz": 1})
+    return o
+
+
+def knotted_list():
+    knot = []
+    knot.append(knot)
+    return knot
+
+
+def knotted_tuple():
+    knot = []
+    knot.append((knot, 1, 2, 3))
+    return knot[0]
+
+
+def knotted_dict():
+    knot = {"x": 1}
+    knot.update(self=knot, y=2)
+    return knot
+
+
+def twice(value):
+    return [value, value]
+
+
+def in_zone(zone):
+    return datetime.datetime(2020, 1, 2, 3, tzinfo=zone)
+
+
+def pytz_zone(*args):
+    zone = Zone()
+    zone.args = args
+    return zone
+
+
+def loss_table():
+    """Everything of which it is known that the released codec loses it: what it is, a record, and why it may be rejected."""
+    seconds = datetime.timezone(datetime.timedelta(hours=1, seconds=20))
+    arguments, no_class = "arguments", "no class"
+    return [
+        ("not-a-number and infinities", of_item([float("nan"), float("inf"), float("-inf")])),
+        ("the same in a BTree of floats", b"cBTrees.IFBTree\nIFBucket\n.(K\1G\x7f\xf8\0\0\0\0\0\0t\x85."),
+        ("floats from 1e16 on", of_item([1e16, -1.5e300])),
+        ("floats from 2<sup>63</sup> on", of_item(2.0**63)),
+        ("negative zero", of_item(-0.0)),
+        ("the dict `{'@ns': 'YQ=='}`", of_item({"@ns": "YQ=="})),
+        ("other dicts with the key of a marker", of_item([{m: v} for m, v in [
+            ("@t", [1]), ("@b", "YQ=="), ("@bi", "5"), ("@d", [[1, 2]]), ("@set", [1]), ("@fset", [1]), ("@ref", "0000000000000005"), ("@pkl", "YQ=="),
+            ("@dt", "2020-01-02T03:04:05"), ("@date", "2020-01-02"), ("@time", "03:04:05"), ("@td", [1, 2, 3]), ("@dec", "1.5"), ("@uuid", "0" * 32),
+            ("@cls", ["a", "B"]), ("@reduce", {"callable": 1, "args": (1,)}), ("@inst", {"@obj": 1, "@state": 2})]])),
+        ("dicts with several such keys", of_item([{"@cls": ["a", "B"], "@s": {}, "x": 1}, {"@dt": "2020-01-02T03:04:05", "@tz": 1},
+                                                  {"@cls": ["a", "B"], "@s": 1, "@newobj": False, "@items": [[1, 2]], "@appends": [1]}])),
+        ("dicts with one such key, inside a set, a dict with keys that are no text and the like", of_item({1: {"@t": [1], "x": 2}, 2: {"@time": "03:04:05", "@tz": 1}})),
+        ("objects with such attributes", of_item(marked_object())),
+        ("the state of a BTree that is a dict with such keys", b"cBTrees.OOBTree\nOOBTree\n.}X\3\0\0\0@kv]K\1as."),
+        ("`str` of Python 2, ASCII", with_state(b"}U\1xU\5titles.")),
+        ("`str` of Python 2, other", with_state(b"}U\1xU\6M\xfcllers.")),
+        ("`str` of Python 2, followed by blanks", with_state(b"}S'x'  \nS'title' \ns.")),
+        ("lone surrogates", of_item({"a": "x\ud800", "\udfff": 1})),
+        ("NUL in the name of a time zone", of_item(in_zone(pytz_zone("A\0B", 3600, 0, "X")))),
+        ("integers beyond 64 bits, as text", with_state(b"}X\1\0\0\0xI18446744073709551616\ns.")),
+        ("integers of more than 10,000 digits, as text", of_item(10**10001, 0)),
+        ("instances of old-style classes", with_state(b"}X\1\0\0\0x((iapp\nOld\n}X\1\0\0\0aK\1sb(capp\nOld\no(K\1iapp\nOld\nts.")),
+        ("codes of the extension registry", of_item(extended())),
+        ("`bytearray` of protocol 5", of_item(bytearray(b"ab"), 5)),
+        ("UUIDs that are known to be safe", of_item(uuid.UUID(int=5, is_safe=uuid.SafeUUID.safe))),
+        ("the second 2:30 in the night in which summer time ends (`fold`)", of_item(datetime.datetime(2024, 10, 27, 2, 30, fold=1), 4)),
+        ("time zones with seconds", of_item(in_zone(seconds))),
+        ("`pytz.utc`", of_item(in_zone(UTC()))),
+        ("`ZoneInfo.no_cache`", of_item(in_zone(zoneinfo.ZoneInfo.no_cache("UTC")))),
+        ("zones of pytz with an argument that is neither text nor an integer", of_item(in_zone(pytz_zone("X", 1.5, 0, "Y")))),
+        ("times of day with a zone of pytz or zoneinfo", of_item([datetime.time(1, tzinfo=pytz_zone("Europe/Vienna", 3600, 0, "CET")),
+                                                                 datetime.time(1, tzinfo=zoneinfo.ZoneInfo("Europe/Vienna"))])),
+        ("one list, dict, set or object twice", of_item([twice([1]), twice({"a": 1}), twice({1}), twice(Plain())])),
+        ("a list that contains itself", of_item(knotted_list())),
+        ("a dict that contains itself", of_item(knotted_dict())),
+        ("a tuple that contains itself", of_item(knotted_tuple())),
+        ("objects that refer to each other", of_item(parent_and_child())),
+        ("more than 100,000 parts", of_item([str(i) for i in range(100_050)])),
+        ("700 levels of lists and tuples", of_item(nested_tuples(350))),
+        ("more than 1,000 levels", of_item(nested(1100))),
+        ("shared parts that would fill gigabytes", of_item(doubled(40)), "", "endless"),
+        ("an object whose state is a dict with just `@args` and `@state`", of_item(stated({"@args": (1,), "@state": 2}))),
+        ("an object whose state a call of a function sets", of_item(by_setter(), 5)),
+        ("an object that gets two states", with_state(b"}X\1\0\0\0xcapp\nPlain\n)\x81}X\1\0\0\0aK\1sb}X\1\0\0\0bK\1sbs.")),
+        ("a class with constructor arguments, in the record itself", b"(capp\nItem\n(K\1tt.}.", arguments),
+        ("the same, by its names", b"((X\3\0\0\0appX\4\0\0\0Itemt(K\1tt.}.", arguments),
+        ("a class by names that are `str` of Python 2", b"(U\3appU\4ItemtN\x86.}."),
+        ("a class that is a persistent object", b"C\x08\0\0\0\0\0\0\0\5Q.}.", no_class),
+        ("a class without a name", b"N.}.", no_class),
+        ("a class with NUL in its name", b"X\3\0\0\0appX\5\0\0\0It\0em\x93.}.", no_class),
+        ("references inside a callable", of_item(called_with(Persistent((oid(5), Plain))))),
+        ("references to an object of a nested class", with_state(b"}X\1\0\0\0xC\x08\0\0\0\0\0\0\0\5X\3\0\0\0appX\x0b\0\0\0Outer.Inner\x93\x86Qs.")),
+        ("references by text", with_state(b"}X\1\0\0\0xP0000000000000005\ns.")),
+        ("references to an oid beyond 2<sup>63</sup>", of_item(Persistent((b"\xff" * 8, Plain))), "oid"),
+    ]
+
+
+def nested_tuples(depth):
+    value = "bottom"
+    for _ in range(depth):
+        value = [(value,)]
+    return value
+
+
+def losses():
+    for i, (text, record, *more) in enumerate(loss_table()):
+        line = {"id": "loss-%d" % i, "loss": text, "record_hex": record.hex()}
+        if more and more[0]:
+            line["may_reject"] = more[0]
+        if more[1:]:
+            line["endless"] = True
+        print(json.dumps(line))
+
+
 def examples():
     for kind, (text, record) in example_table():
         print(json.dumps({"id": "example-" + kind, "form": kind, "python": text, "record_hex": record.hex()}))
@@ -1308,7 +1437,7 @@ def stored(dsn, strict):
     storage = PGJsonbStorage(dsn, cache_warm_pct=0)
     instance = storage.new_instance()
     instance.poll_invalidations()
-    rows = psycopg.connect(dsn)
+    rows = psycopg.connect(dsn, autocommit=True)
     bad, real = 0, collections.Counter()
     for text in sys.stdin:
         line = json.loads(text)
@@ -1317,8 +1446,10 @@ def stored(dsn, strict):
             row = rows.execute("SELECT class_mod, class_name, state::text, refs FROM object_state WHERE zoid = %s", (line["oid"],)).fetchone()
             if row:
                 line["class_mod"], line["class_name"], line["state"], line["refs"] = row
+            if "loss" in line:
+                line["codec"] = by_codec(line, rows)
             try:
-                record = instance.load(p64(line["oid"]))[0]
+                record = usually_deep(lambda: instance.load(p64(line["oid"]))[0])
             except POSKeyError:
                 record = None
             if (record is None) != ("reject" in line):
@@ -1338,6 +1469,46 @@ def stored(dsn, strict):
     storage.close()
     print("the real unpickler: %s; %d wrong" % (dict(real), bad), file=sys.stderr)
     return 1 if bad or not real["same"] else 0
+
+
+def by_codec(line, rows):
+    """What the released codec makes of a record, with the same PostgreSQL between its two halves."""
+    import psycopg
+    import zodb_json_codec
+    from zodb_pgjsonb.serialization import _unsanitize_from_pg
+
+    if line.get("endless"):
+        return "takes all memory"
+    source = bytes.fromhex(line["record_hex"])
+    try:
+        module, name, text, refs = zodb_json_codec.decode_zodb_record_for_pg_json(source)
+        state, *_ = rows.execute("SELECT %s::jsonb, %s::text, %s::text", (text, module, name)).fetchone()
+    except (ValueError, psycopg.Error):
+        return "refuses it"
+    try:
+        record = usually_deep(lambda: zodb_json_codec.encode_zodb_record({"@cls": [module, name], "@s": _unsanitize_from_pg(state)}))
+        if not module or not name:
+            raise ValueError("no class")
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return "cannot load it"
+    try:
+        compare(source, record, False)
+        compare_refs(source, set(refs))
+    except Difference as e:
+        return "copies it" if "sharing differs" in str(e) else "loses it in a pack" if str(e).startswith("refs ") else "alters it"
+    except (ValueError, TypeError):
+        return "cannot load it"
+    return "refuses its object" if any(ref < 0 for ref in refs) else "keeps it"
+
+
+def usually_deep(load):
+    """Calls load as deep in the stack as an application may be."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    try:
+        return load()
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def compare_refs(source, refs):
@@ -1366,6 +1537,8 @@ if __name__ == "__main__":
         generate(int(sys.argv[2]), int(sys.argv[3]))
     elif sys.argv[1] == "examples":
         examples()
+    elif sys.argv[1] == "losses":
+        losses()
     elif sys.argv[1] == "database":
         database(sys.argv[2])
     elif sys.argv[1] == "stored":
