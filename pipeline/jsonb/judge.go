@@ -73,18 +73,23 @@ func (j *Judge) Compare(record []byte, row *Stored) (v Verdict) {
 			v = Verdict{Outcome: Unknown, Err: fmt.Errorf("this program failed on the record: %v", p)}
 		}
 	}()
+	j.fast.most = int(j.room() / nodeCost)
 	if j.fast.same(record, row) {
 		return j.fast.verdict()
 	}
 	return j.compareGraphs(record, row)
 }
 
+func (j *Judge) room() int64 {
+	if j.MaxMemory > 0 {
+		return j.MaxMemory
+	}
+	return 1 << 30
+}
+
 // compareGraphs is Compare without the fast way.
 func (j *Judge) compareGraphs(record []byte, row *Stored) Verdict {
-	room := j.MaxMemory
-	if room == 0 {
-		room = 1 << 30
-	}
+	room := j.room()
 	class, state, err := executeRecord(record, &room)
 	if err != nil {
 		return Verdict{Outcome: Unknown, Err: fmt.Errorf("the record of the source cannot be read: %w", err)}

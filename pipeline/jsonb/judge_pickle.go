@@ -26,6 +26,7 @@ type trace struct {
 	marks []uint32
 	memo  []uint32 // by index, 0 for none
 	refs  []int64  // the oids of the references that keep their target alive
+	most  int      // how many nodes there may be, 0 for maxTraceNodes
 }
 
 // traceKind is the kind of a node.
@@ -73,10 +74,13 @@ type traceNode struct {
 }
 
 const (
-	// maxTraced is the size of the largest record that is traced, and
-	// maxTraceNodes the number of values in one, which bound the buffers.
-	maxTraced     = 8 << 20
+	// maxTraced is the size of the largest record that is traced: PostgreSQL takes
+	// no more than a quarter of a gigabyte as one value.
+	maxTraced = 256 << 20
+	// maxTraceNodes is the number of values in one, if the Judge does not say.
 	maxTraceNodes = 1 << 20
+	// nodeCost is about what a value takes in the buffers, while they grow.
+	nodeCost = 64
 	// keepTraceNodes is what is kept of the buffers after a large record.
 	keepTraceNodes = 1 << 16
 )
@@ -85,7 +89,10 @@ const (
 func (t *trace) reset(record []byte) {
 	if cap(t.nodes) > keepTraceNodes || cap(t.parts) > 4*keepTraceNodes ||
 		cap(t.memo) > keepTraceNodes || cap(t.stack) > keepTraceNodes {
-		*t = trace{}
+		*t = trace{most: t.most}
+	}
+	if t.most == 0 {
+		t.most = maxTraceNodes
 	}
 	t.data, t.pos = record, 0
 	t.nodes = append(t.nodes[:0], traceNode{})
@@ -237,7 +244,7 @@ func (t *trace) step(op byte) bool {
 func (t *trace) push(n traceNode) bool {
 	t.stack = append(t.stack, uint32(len(t.nodes)))
 	t.nodes = append(t.nodes, n)
-	return len(t.nodes) <= maxTraceNodes
+	return len(t.nodes) <= t.most
 }
 
 // above is how many values stand above the last mark.
@@ -459,7 +466,7 @@ func (t *trace) fill(kind traceKind, from int) bool {
 	}
 	t.extend(n, t.stack[from:])
 	t.stack = t.stack[:from]
-	return len(t.nodes) <= maxTraceNodes
+	return len(t.nodes) <= t.most
 }
 
 // contents is the list or dict of what is put into an object.

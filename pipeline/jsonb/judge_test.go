@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -856,6 +857,29 @@ func (p *pickler) set() {
 
 // FuzzJudge takes a record and the text of a row: what the fast way is certain of
 // must be what the graphs say.
+// A record of millions of values is compared without a graph, whose memory would
+// be that of the whole machine.
+func TestJudgeTakesLargeRecordsSideBySide(t *testing.T) {
+	const values = 3_000_000
+	record := append([]byte("\x80\x02capp\nThing\n.\x80\x02]("), bytes.Repeat([]byte("K\x07"), values)...)
+	record = append(record, "e."...)
+	row := Stored{Module: []byte("app"), Name: []byte("Thing"), State: append(append([]byte("["), bytes.Repeat([]byte("7, "), values-1)...), "7]"...)}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	v := new(Judge).Compare(record, &row)
+	runtime.ReadMemStats(&after)
+	if taken := (after.TotalAlloc - before.TotalAlloc) >> 20; v.Outcome != Same || taken > 512 {
+		t.Errorf("%+v, %d MB allocated", v, taken)
+	}
+	row.State[len(row.State)-2] = '8'
+	if v := new(Judge).Compare(record[:0:0], &row); v.Outcome != Unknown {
+		t.Errorf("no record: %+v", v)
+	}
+	if v := (&Judge{MaxMemory: 64 << 20}).Compare(record, &row); v.Outcome == Same || v.Outcome == Deviating {
+		t.Errorf("another value: %+v", v)
+	}
+}
+
 func FuzzJudge(f *testing.F) {
 	for _, c := range vectorRecords(f) {
 		if len(c.record) < 2000 {
