@@ -224,3 +224,19 @@ func TestARecordThatTheSourceFailsOnIsNotCompared(t *testing.T) {
 		}
 	})
 }
+
+// A site reads the tables that its search path names first, whatever stands
+// further back.
+func TestTablesThatOthersHideAreTold(t *testing.T) {
+	p := converted(t, "history", false)
+	m := newMutator(t, p, 0)
+	m.exec(t, "CREATE SCHEMA another; CREATE TABLE another.object_state AS TABLE object_state; CREATE SEQUENCE another.zoid_seq")
+	if _, all := p.verify(t, verify.Options{}); len(all) > 0 {
+		t.Fatalf("out of the way: %v", all)
+	}
+	p.dsn += " options='-c search_path=another,public'"
+	_, all := p.verify(t, verify.Options{})
+	if len(all) != 2 || all[0].Path != "table object_state" || all[1].Path != "sequence zoid_seq" {
+		t.Errorf("found %v", all)
+	}
+}

@@ -2,6 +2,7 @@ package pgjsonb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -85,7 +86,7 @@ type look struct {
 
 func (c *content) looks(highest zodb.OID) []look {
 	return []look{
-		{"the tables", c.tableFaults}, {"the columns", c.columnFaults}, {"the indexes", c.indexFaults}, {"the foreign key", c.foreignKeyFaults},
+		{"the tables", c.tableFaults}, {"the search path", c.hidden}, {"the columns", c.columnFaults}, {"the indexes", c.indexFaults}, {"the foreign key", c.foreignKeyFaults},
 		{"the trigger", c.triggerFaults},
 		{"the sequence", func(ctx context.Context, f *[]dest.Fault) error { return c.sequenceFaults(ctx, f, highest) }},
 		{"what a run leaves", c.leftovers},
@@ -134,6 +135,28 @@ func (c *content) siteTables() []string {
 		tables = append(tables, history...)
 	}
 	return tables
+}
+
+// hidden finds tables, and a sequence, of which the search path names others first:
+// a site reads those.
+func (c *content) hidden(ctx context.Context, faults *[]dest.Fault) error {
+	for _, name := range append(c.siteTables(), zoidSeq) {
+		var first *string
+		err := c.conn.QueryRow(ctx, `SELECT to_regclass($1::text)::oid::regclass::text WHERE to_regclass($1::text) <> to_regclass($2::text)`,
+			quote(name), c.layout.name(name)).Scan(&first)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows) || err == nil && first == nil:
+		case err != nil:
+			return err
+		default:
+			kind := "table"
+			if name == zoidSeq {
+				kind = "sequence"
+			}
+			add(faults, kind, name, "is not the one that a site uses: the search path has another schema with %s first", *first)
+		}
+	}
+	return nil
 }
 
 // tableFaults finds missing tables.
