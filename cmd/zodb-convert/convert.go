@@ -95,7 +95,7 @@ func newConvertCommand(a *app) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.VarP((*workersValue)(&o.workers), "workers", "w", "decode and write with `N` workers, 1 to 256")
+	f.VarP((*workersValue)(&o.workers), "workers", "w", "convert with `N` workers, 1 to 256")
 	f.BoolVar(&o.incremental, "incremental", false, "go on with an interrupted run, or add what is new")
 	f.BoolVar(&o.dryRun, "dry-run", false, "decode everything, write nothing")
 	f.BoolVar(&o.clear, "clear", false, "empty the destination first")
