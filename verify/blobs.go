@@ -240,6 +240,10 @@ func hashBlob(ctx context.Context, blob *source.Blob, forStore bool) (*sums, err
 	return out, nil
 }
 
+// maxOtherKeys bounds how many keys are kept that are not as they should be. Where
+// there are more, each of them is a difference already.
+const maxOtherKeys = 100_000
+
 // listObjects looks for objects in S3 that no row names. Those that rows name and
 // that are missing were found with their blobs.
 func (r *run) listObjects(ctx context.Context) error {
@@ -252,7 +256,7 @@ func (r *run) listObjects(ctx context.Context) error {
 	group.Go(func() error {
 		defer close(named)
 		return r.content.Blobs(ctx, func(b *dest.BlobRow) error {
-			if b.S3Key == "" {
+			if b.S3Key == "" || r.otherKeys[b.S3Key] {
 				return nil
 			}
 			select {
@@ -271,7 +275,7 @@ func (r *run) listObjects(ctx context.Context) error {
 			for some && next < key {
 				next, some = <-named
 			}
-			if some && next == key {
+			if some && next == key || r.otherKeys[key] {
 				return nil
 			}
 			return r.tally.declare(Difference{Kind: OrphanObject, Path: key, Destination: size(length), Reason: "no row of blob_state names this object"})

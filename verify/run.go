@@ -29,7 +29,7 @@ func Run(ctx context.Context, src source.Source, content dest.Content, opts Opti
 	if opts.Memory == 0 {
 		opts.Memory = DefaultMemory
 	}
-	r := &run{src: src, content: content, opts: opts, result: &Result{HistoryPreserving: content.HistoryPreserving()}}
+	r := &run{src: src, content: content, opts: opts, result: &Result{HistoryPreserving: content.HistoryPreserving()}, otherKeys: map[string]bool{}}
 	r.tally = newTally(r.result, &opts)
 	err := r.run(ctx)
 	r.tally.finish()
@@ -54,6 +54,9 @@ type run struct {
 
 	// What the workers have found in the destination.
 	states, revisions, blobs, transactions buckets
+
+	// otherKeys are those by which rows name objects in S3 that are not the blob's own.
+	otherKeys map[string]bool
 
 	// large lets one large record be compared at a time.
 	large sync.Mutex
@@ -298,6 +301,9 @@ func (r *run) extra(ctx context.Context) error {
 	r.result.SiteRows = siteRows
 	blobs := new(buckets)
 	err = r.content.Blobs(ctx, func(b *dest.BlobRow) error {
+		if b.S3Key != "" && b.S3Key != objectKey(b.Key.OID, b.Key.TID) && len(r.otherKeys) < maxOtherKeys {
+			r.otherKeys[b.S3Key] = true
+		}
 		if r.wanted(b.Key.OID, b.Key.TID) && !r.site(b.Key.TID) {
 			blobs.add(uint64(b.Key.OID), b.Key.TID)
 		}
