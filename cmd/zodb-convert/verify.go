@@ -157,6 +157,7 @@ func (a *app) verify(ctx context.Context, o *verifyOptions) error {
 		return verify.Run(ctx, src, content, opts)
 	})
 	if err := report.close(err); err != nil {
+		v.broken(result)
 		return err
 	}
 	result.Destination = dst.Name()
@@ -222,6 +223,13 @@ func (v *verification) run(compare func(verify.Options) (*verify.Result, error))
 	v.display.Close()
 	v.display = nil
 	return result, err
+}
+
+// broken tells of the differences that were found until the comparison failed.
+func (v *verification) broken(r *verify.Result) {
+	if r.Differences > 0 {
+		v.note(fmt.Sprintf("%s found until then, the first: %s", progress.Plural(r.Differences, "difference"), visible(r.First[0].String())))
+	}
 }
 
 // done prints the result and gives the exit code.
