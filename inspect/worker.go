@@ -21,7 +21,6 @@ type worker struct {
 	refs    *referenceWriter
 	scratch []byte // pickles that are not in the chunk
 	text    []byte
-	sampler sampler
 }
 
 func (r *run) worker() *worker {
@@ -109,7 +108,7 @@ func (w *worker) record(ctx context.Context, rec *source.Record) error {
 		c.hp.Revisions++
 		class := w.class(row.Module, row.Name)
 		w.forms(rec, row, class, int64(len(data)))
-		w.weigh(&c.older, row)
+		c.older.weigh(row)
 		return w.blob(ctx, rec, row, class, int64(len(data)))
 	}
 	return nil
@@ -203,7 +202,7 @@ func (w *worker) current(ctx context.Context, rec *source.Record, row *jsonb.Row
 		w.counts.oldClasses++
 	}
 	w.forms(rec, row, class, size)
-	w.weigh(&w.counts.states, row)
+	w.counts.states.weigh(row)
 	if err := w.refs.add(rec.OID, row, size); err != nil {
 		return err
 	}
