@@ -160,6 +160,41 @@ func TestRetriedRecordsStandAsIfTheyHadNeverBeenRejected(t *testing.T) {
 	})
 }
 
+// A conversion is caught up after a retry as it would have been without.
+func TestWhatWasRetriedIsCaughtUpLikeTheRest(t *testing.T) {
+	modes(t, func(t *testing.T, history bool) {
+		d, other := newDatabase(t), newDatabase(t)
+		bad, good := revised(false), revised(true)
+		rejects := mended(rejected(t, d, bad, history))
+		convert(t, other, good, history)
+		result, err := retry(t, d, history, rejects...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range []*desttest.Builder{bad, good} {
+			b.Commit(desttest.Transaction{TID: fourth + 1<<50}, thing(6, "again"), thing(7, "new"), desttest.Record{OID: 5})
+		}
+		for _, one := range []struct {
+			d *database
+			b *desttest.Builder
+		}{{d, bad}, {other, good}} {
+			l := catchUp(t, one.d, one.b, history)
+			if err := l.follow(); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.session.Complete(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, o := range result.Superseded {
+			other.exec(t, fmt.Sprintf("UPDATE object_history SET class_mod = '', class_name = '', state = NULL, state_size = 0 WHERE zoid = %d AND tid = %d", o.OID, o.TID))
+		}
+		if diff := cmp.Diff(other.Rows(t), d.Rows(t)); diff != "" {
+			t.Errorf("rows (-never rejected +retried):\n%s", diff)
+		}
+	})
+}
+
 func TestNoOlderRevisionTakesThePlaceOfOneThatIsStillRejected(t *testing.T) {
 	modes(t, func(t *testing.T, history bool) {
 		d, b := newDatabase(t), desttest.NewBuilder()
