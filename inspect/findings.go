@@ -31,7 +31,7 @@ func (r *run) conclude(c *counts) {
 		}
 	}
 	for _, l := range c.largest {
-		s.Largest = append(s.Largest, LargeRecord{OID: l.oid.String(), TID: l.tid.String(), Class: l.class.shown(), Bytes: l.bytes})
+		s.Largest = append(s.Largest, LargeRecord{OID: l.oid.String(), TID: l.tid.String(), Class: l.class.name, Bytes: l.bytes})
 	}
 	s.Blobs.Current, s.Blobs.CurrentBytes = c.blobs, c.hf.BlobBytes
 	s.HistoryFree, s.HistoryPreserving = c.hf, c.hp

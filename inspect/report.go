@@ -123,20 +123,19 @@ type Rows struct {
 
 // Causes of findings, besides the names of the special forms of package jsonb.
 const (
-	Rejected          = "rejected"           // the destination cannot hold it
-	NewCodec          = "new-codec"          // only a newer reader reads it
-	Dangling          = "dangling-reference" // it refers to an object that does not exist
-	CrossDatabase     = "cross-database"     // it refers to an object of another database
-	WeakDangling      = "dangling-weak-reference"
-	Unreachable       = "unreachable" // no path of references leads to it from the root
-	EscapedMetadata   = "escaped-metadata"
-	MissingBlob       = "missing-blob"
-	OrphanedBlob      = "orphaned-blob"
-	BlobTooLarge      = "blob-too-large"
-	FallingTID        = "falling-tid"
-	TornTail          = "torn-tail"
-	NoRoot            = "no-root"
-	ResurrectedObject = "deleted-then-referenced"
+	Rejected        = "rejected"           // the destination cannot hold it
+	NewCodec        = "new-codec"          // only a newer reader reads it
+	Dangling        = "dangling-reference" // it refers to an object that does not exist
+	CrossDatabase   = "cross-database"     // it refers to an object of another database
+	WeakDangling    = "dangling-weak-reference"
+	Unreachable     = "unreachable" // no path of references leads to it from the root
+	EscapedMetadata = "escaped-metadata"
+	MissingBlob     = "missing-blob"
+	OrphanedBlob    = "orphaned-blob"
+	BlobTooLarge    = "blob-too-large"
+	FallingTID      = "falling-tid"
+	TornTail        = "torn-tail"
+	NoRoot          = "no-root"
 )
 
 // Finding is what was found for one cause.

@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"cmp"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -130,7 +131,10 @@ func (c *counts) find(cause int, k *class, rec *source.Record, size, values int6
 	k.found[cause].bytes += size
 }
 
+// reason counts why a record is rejected, without the numbers that differ between
+// records.
 func (c *counts) reason(text string) {
+	text = numbers.ReplaceAllString(text, "${1}N")
 	if _, known := c.reasons[text]; !known && len(c.reasons) >= maxReasons {
 		text = otherReasons
 	}
@@ -138,6 +142,8 @@ func (c *counts) reason(text string) {
 }
 
 const otherReasons = "other reasons"
+
+var numbers = regexp.MustCompile(`(^|[ (])(0x[0-9a-f]+|[0-9]{2,})\b`)
 
 // large keeps the largest records.
 func (c *counts) large(rec *source.Record, k *class, size int64) {
@@ -217,14 +223,6 @@ func (r *Rows) add(o *Rows) {
 	r.BlobBytes += o.BlobBytes
 }
 
-// shown is the name of a class in a report.
-func (k *class) shown() string {
-	if k.name == "" {
-		return "(unknown)"
-	}
-	return k.name
-}
-
 // top lists the classes with the largest sums of bytes, and sums up the rest.
 func (c *counts) top() (first []Class, rest Class) {
 	all := make([]*class, 0, len(c.classes))
@@ -239,7 +237,7 @@ func (c *counts) top() (first []Class, rest Class) {
 	first = []Class{}
 	for i, k := range all {
 		if i < TopClasses {
-			first = append(first, Class{Class: k.shown(), Objects: k.objects, Bytes: k.bytes})
+			first = append(first, Class{Class: k.name, Objects: k.objects, Bytes: k.bytes})
 			continue
 		}
 		rest.Objects += k.objects
@@ -256,7 +254,7 @@ func (c *counts) top() (first []Class, rest Class) {
 func (c *counts) classesOf(cause int) (list []Class) {
 	for _, k := range c.classes {
 		if k.found != nil && k.found[cause].records > 0 {
-			list = append(list, Class{Class: k.shown(), Objects: k.found[cause].records, Bytes: k.found[cause].bytes})
+			list = append(list, Class{Class: k.name, Objects: k.found[cause].records, Bytes: k.found[cause].bytes})
 		}
 	}
 	slices.SortFunc(list, func(a, b Class) int {
