@@ -82,6 +82,7 @@ func TestEveryFaultOfTheSchemaIsFound(t *testing.T) {
 		{"sequence zoid_seq", `ALTER SEQUENCE zoid_seq RENAME TO other_seq`, `ALTER SEQUENCE other_seq RENAME TO zoid_seq`},
 		{"leftover zodb_convert_chunk", `CREATE TABLE zodb_convert_chunk (x int)`, `DROP TABLE zodb_convert_chunk`},
 		{"leftover zodb_convert_owed", `CREATE TABLE zodb_convert_owed (x int)`, `DROP TABLE zodb_convert_owed`},
+		{"leftover migration_watermark", `CREATE TABLE migration_watermark (x int)`, `DROP TABLE migration_watermark`},
 		{"table pgjsonb_schema_state", `ALTER TABLE pgjsonb_schema_state RENAME TO other`, `ALTER TABLE other RENAME TO pgjsonb_schema_state`},
 		{"table pack_state", `ALTER TABLE pack_state RENAME TO other`, `ALTER TABLE other RENAME TO pack_state`},
 		{"index idx_object_class", `DROP INDEX idx_object_class; CREATE INDEX idx_object_class ON object_state (class_mod COLLATE "C", class_name)`,

@@ -61,8 +61,8 @@ func byPython(t *testing.T, name string, history bool, first, last int) *pair {
 	return p
 }
 
-// runPython runs a program of the real Python tools.
-func runPython(t *testing.T, program string, args ...string) {
+// python is the interpreter with the real tools.
+func python(t *testing.T) string {
 	t.Helper()
 	python := os.Getenv("ZODB_PYTHON")
 	if python == "" {
@@ -71,12 +71,25 @@ func runPython(t *testing.T, program string, args ...string) {
 	if out, err := exec.Command(python, "-c", "import zodb_pgjsonb, zodb_convert").CombinedOutput(); err != nil {
 		throwaway.Missing(t, fmt.Errorf("no Python with zodb-pgjsonb and zodb-convert (scripts/setup installs it, ZODB_PYTHON names it): %w\n%s", err, out))
 	}
-	cmd := exec.Command(python, append([]string{"-c", program}, args...)...)
+	return python
+}
+
+// runPython runs a program of the real Python tools.
+func runPython(t *testing.T, program string, args ...string) {
+	t.Helper()
+	pythonOutput(t, program, args...)
+}
+
+func pythonOutput(t *testing.T, program string, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command(python(t), append([]string{"-c", program}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	if err := cmd.Run(); err != nil {
+	out, err := cmd.Output()
+	if err != nil {
 		t.Fatalf("python: %v\n%s", err, stderr.Bytes())
 	}
+	return out
 }
 
 // found are the differences by kind and oid, without that of the sequence, which

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -322,16 +323,23 @@ func (c *content) sequenceFaults(ctx context.Context, faults *[]dest.Fault, high
 	return nil
 }
 
+// pythonWatermark is the table of the Python tool's parallel copy.
+const pythonWatermark = "migration_watermark"
+
 // leftovers are tables of a run that has come to its end.
 func (c *content) leftovers(ctx context.Context, faults *[]dest.Fault) error {
 	names := []string{watermark.RunTable, watermark.ChunkTable, watermark.RejectTable, watermark.StepTable,
-		watermark.MissingTable, watermark.OwedTable, watermark.GoneTable}
+		watermark.MissingTable, watermark.OwedTable, watermark.GoneTable, pythonWatermark}
 	rows, err := c.conn.Query(ctx, `SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE n.nspname = $1::text AND c.relname = ANY($2::text[]) ORDER BY 1`, c.layout.schema, names)
 	if err != nil {
 		return err
 	}
 	left, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if i := slices.Index(left, pythonWatermark); i >= 0 {
+		left = slices.Delete(left, i, i+1)
+		add(faults, "leftover", pythonWatermark, "is left of a parallel run of the Python zodb-convert that did not come to its end: transactions may be missing")
+	}
 	if err == nil && len(left) > 0 {
 		add(faults, "leftover", strings.Join(left, ", "), "is left of a conversion that was not completed: go on with --incremental")
 	}
