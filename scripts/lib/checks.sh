@@ -22,12 +22,15 @@ check_staticcheck() {
     checked staticcheck -tags faults ./...
 }
 
-# run_suite [FLAG ...] runs all tests; how many kills and server stops there are
-# is in the environment.
+# run_suite [FLAG ...] runs all tests but those of struck.
 run_suite() {
     go_test -count=1 -timeout 30m "$@" ./...
-    # Those that need the build that can be struck.
-    go_test -count=1 -timeout 30m "$@" -tags faults ./e2e/... ./internal/fault/...
+}
+
+# struck [FLAG ...] runs the tests that need the build that can be struck; how
+# many kills and server stops there are is in the environment.
+struck() {
+    go_test -count=1 -timeout 60m "$@" -tags faults ./e2e/... ./internal/fault/...
 }
 
 # run_kills KILLS STOPS runs the tests that strike, with more strikes.
