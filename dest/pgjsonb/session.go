@@ -681,7 +681,7 @@ func (d *Destination) checkMode(ctx context.Context, q watermark.Querier, l *lay
 	if hp && !l.has(objectHistory) {
 		return &dest.RefusedError{
 			Reason: fmt.Sprintf("%s is history-free, the configuration says history-preserving", d.Name()),
-			Hint:   "catch up with history-preserving = false",
+			Hint:   "say history-preserving = false in [destination]",
 		}
 	}
 	if hp || !l.has(objectHistory) {
@@ -694,7 +694,7 @@ func (d *Destination) checkMode(ctx context.Context, q watermark.Querier, l *lay
 	if some {
 		return &dest.RefusedError{
 			Reason: fmt.Sprintf("%s holds older revisions, the configuration says history-free", d.Name()),
-			Hint:   "catch up with history-preserving = true",
+			Hint:   "say history-preserving = true in [destination]",
 		}
 	}
 	return nil
