@@ -707,3 +707,42 @@ func TestOIDSetsAgreeWithAModel(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsSaidOfReferences(t *testing.T) {
+	graph := []object{
+		{oid: 0, class: "Root", refs: []uint64{1, 7, 8, 8}},
+		{oid: 1, class: "A", refs: []uint64{0, 7}, others: []jsonb.Reference{
+			{OID: 5, Database: []byte("other")}, {OID: 6, Database: []byte("other"), Weak: true}, {OID: 1, Database: []byte("third\n\xff")}}},
+		{oid: 2, class: "B", size: 1500, weak: []uint64{3}},
+	}
+	for _, c := range []struct {
+		reachability bool
+		want         []string
+	}{
+		{true, []string{
+			`cross-database: Objects refer to other databases (2 references to "other" (1 weak), 1 reference to "third\n?"): such a database must be mounted under the same name as before, and whether it has what is referred to was not looked at.`,
+			"dangling-reference: Objects refer to what the source has not, or not any more (3 references to 2 objects): an application that follows one gets a POSKeyError, in the source as in the destination.",
+			"dangling-weak-reference: Objects refer weakly to what does not exist (1 reference to 1 object), which is harmless: weak references are made for that.",
+			"unreachable: No path of references leads from the root to these objects, whose records have 1.5 KB: a pack with garbage collection removes them, unless another database refers to them.",
+		}},
+		{false, []string{
+			`cross-database: Objects refer to other databases (2 references to "other" (1 weak), 1 reference to "third\n?"): such a database must be mounted under the same name as before, and whether it has what is referred to was not looked at.`,
+			"dangling-reference: Objects refer to these, which the source has not, or not any more: an application that follows such a reference gets a POSKeyError, in the source as in the destination.",
+			"dangling-weak-reference: Objects refer weakly to these, which do not exist, which is harmless: weak references are made for that.",
+		}},
+	} {
+		r := opened(t, referenceOptions{Reachability: c.reachability})
+		collect(t, r, graph, 1)
+		found, err := r.findings(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range found {
+			got = append(got, f.Cause+": "+f.Text)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+		}
+	}
+}

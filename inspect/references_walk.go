@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
@@ -135,16 +136,9 @@ func (m *missing) objects() string {
 		n += bits.OnesCount64(w.bits)
 	}
 	if m.targets.memory.full.Load() {
-		return fmt.Sprintf("more than %d objects", n)
+		return fmt.Sprintf("more than %s objects", progress.Count(int64(n)))
 	}
-	return count(int64(n), "object")
-}
-
-func count(n int64, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return progress.Plural(int64(n), "object")
 }
 
 // dangling notes where each object's edges are and finds references to what does
@@ -171,7 +165,7 @@ func (k *walk) dangling() ([]Finding, error) {
 
 func (k *walk) missing(cause string, m *missing, format string) Finding {
 	f := Finding{Cause: cause, Count: m.records, Classes: k.frequent(m.classes)}
-	f.Text = fmt.Sprintf(format, count(m.references, "reference"), m.objects())
+	f.Text = fmt.Sprintf(format, progress.Plural(m.references, "reference"), m.objects())
 	f.list(m.first)
 	return f
 }
@@ -299,10 +293,10 @@ func (k *walk) unreachable(partial int64) (Finding, error) {
 	for _, r := range first {
 		f.First = append(f.First, zodb.OID(r.from).String())
 	}
-	f.Text = fmt.Sprintf("No path of references leads from the root to these objects, whose records have %d bytes: a pack with garbage collection "+
-		"removes them, unless another database refers to them", size)
+	f.Text = fmt.Sprintf("No path of references leads from the root to these objects, whose records have %s: a pack with garbage collection "+
+		"removes them, unless another database refers to them", progress.Bytes(size))
 	if partial > 0 {
-		f.Text += fmt.Sprintf("; they may be fewer, since the references of %s could not be read", count(partial, "rejected record"))
+		f.Text += fmt.Sprintf("; they may be fewer, since the references of %s could not be read", progress.Plural(partial, "rejected record"))
 	}
 	f.Text += "."
 	return f, err
@@ -368,7 +362,7 @@ func (r *references) crossDatabase() Finding {
 	})
 	var parts []string
 	for _, name := range names[:min(len(names), firstListed)] {
-		part := fmt.Sprintf("%s to %s", count(all[name].references, "reference"), quoted(name))
+		part := fmt.Sprintf("%s to %s", progress.Plural(all[name].references, "reference"), quoted(name))
 		if n := all[name].weak; n > 0 {
 			part += fmt.Sprintf(" (%d weak)", n)
 		}
