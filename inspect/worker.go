@@ -137,11 +137,19 @@ func (w *worker) encode(ctx context.Context, rec *source.Record) (row *jsonb.Row
 	if rec.Current {
 		w.counts.protocols[protocol(data)]++
 	}
-	row, err = w.encoder.Encode(data)
-	if errors.As(err, &rejected) {
-		return nil, data, rejected, nil
+	if row, err = w.encoder.Encode(data); err != nil {
+		rejected, err = asReject(err)
+		return nil, data, rejected, err
 	}
-	return row, data, nil, err
+	return row, data, nil, nil
+}
+
+// asReject tells a reject from other errors.
+func asReject(err error) (*jsonb.RejectError, error) {
+	if rejected := (*jsonb.RejectError)(nil); errors.As(err, &rejected) {
+		return rejected, nil
+	}
+	return nil, err
 }
 
 // protocol is that of a record's pickles, which one pickler has written. Before

@@ -22,6 +22,9 @@ const name = "Blob"
 // bytes, as a pair 36, and the pickle of None.
 const MaxRecord = 128
 
+// deepest is more than a class pickle has on the stack.
+const deepest = 8
+
 // classItem is what the machine below knows of a value.
 type classItem struct {
 	text  string // of a string
@@ -33,8 +36,9 @@ type classItem struct {
 // it as far as class pickles go: it knows strings, globals, tuples and the memo's
 // stores; anything else is not the class pickle of a blob.
 func Is(p []byte) bool {
-	var stack []classItem
-	for len(p) > 0 && len(stack) < 8 {
+	var room [deepest]classItem
+	stack := room[:0]
+	for len(p) > 0 && len(stack) < deepest {
 		op := p[0]
 		if op == '.' {
 			return len(stack) == 1 && stack[0].class
@@ -75,12 +79,13 @@ func passed(p []byte) int {
 func classStep(stack []classItem, p []byte) (after []classItem, n int, ok bool) {
 	switch p[0] {
 	case 'c': // GLOBAL
-		names := bytes.SplitN(p[1:], []byte("\n"), 3)
-		if len(names) < 3 {
+		module, rest, some := bytes.Cut(p[1:], []byte{'\n'})
+		class, _, all := bytes.Cut(rest, []byte{'\n'})
+		if !some || !all {
 			return nil, 0, false
 		}
-		class := string(names[0]) == Module && string(names[1]) == name
-		return append(stack, classItem{class: class}), 3 + len(names[0]) + len(names[1]), true
+		is := string(module) == Module && string(class) == name
+		return append(stack, classItem{class: is}), 3 + len(module) + len(class), true
 	case 'N', ')': // NONE, EMPTY_TUPLE
 		return append(stack, classItem{}), 1, true
 	case '(': // MARK
