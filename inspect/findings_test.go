@@ -286,3 +286,30 @@ func TestPackedSourceIsTold(t *testing.T) {
 		}
 	}
 }
+
+// What a destination with history will hold is told by an inspection for one
+// without, too, as far as no older revision is rejected.
+func TestRowsOfBothKindsAreTold(t *testing.T) {
+	same := 0
+	for _, db := range databases(t) {
+		if strings.HasSuffix(db.name, "-postgresql") {
+			continue
+		}
+		src := db.open(t)
+		free := look(t, src, inspect.Options{}).Source
+		preserving := look(t, src, inspect.Options{HistoryPreserving: true}).Source
+		if free.HistoryFree != preserving.HistoryFree {
+			t.Errorf("%s: without history, %+v or %+v", db.name, free.HistoryFree, preserving.HistoryFree)
+		}
+		if preserving.HistoryPreserving.Rejected > preserving.HistoryFree.Rejected {
+			continue
+		}
+		same++
+		if free.HistoryPreserving != preserving.HistoryPreserving {
+			t.Errorf("%s: with history, %+v or %+v", db.name, free.HistoryPreserving, preserving.HistoryPreserving)
+		}
+	}
+	if same < 20 {
+		t.Errorf("only %d databases were compared", same)
+	}
+}
