@@ -383,13 +383,14 @@ func (s *sheet) survey(d *dest.Survey) {
 		s.row("connections", "%d of %d are free (%s), a conversion takes %d", c.Free, c.Max, inLine(c.Limit), c.Needed)
 	}
 	for _, r := range d.Rights {
-		key := "lacks the right"
-		if !r.Needed {
-			key = "may do without"
+		if r.Granted {
+			continue
 		}
-		if !r.Granted {
-			s.row(key, "%s", strings.TrimSuffix(r.Name+": "+r.Hint, ": "))
+		name := r.Name
+		if r.Needed {
+			name += ", which a conversion needs"
 		}
+		s.row("may not", "%s", strings.TrimSuffix(inLine(name+": "+r.Hint), ": "))
 	}
 	if d.Objects+d.Bytes > 0 {
 		s.row("holds", "%s, %s", progress.Plural(d.Objects, "object"), progress.Bytes(d.Bytes))
@@ -423,26 +424,30 @@ func yesOrNo(b bool) string {
 	return "no"
 }
 
-// settings are shown with what to change in them.
+// settings are shown with what to change in them; those that are well as they are
+// share a paragraph.
 func (s *sheet) settings(list []dest.Setting) {
 	if len(list) == 0 {
 		return
 	}
 	s.title("Settings of the server")
-	width := 0
+	var well []string
 	for _, set := range list {
-		width = max(width, utf8.RuneCountInString(set.Name))
-	}
-	for _, set := range list {
-		begin := fmt.Sprintf("  %-*s  ", width, set.Name)
-		s.hang(begin, set.Value)
-		begin = strings.Repeat(" ", len(begin))
+		value := inLine(cmp.Or(set.Value, "''"))
+		if set.Load+set.After == "" {
+			well = append(well, set.Name+" "+value)
+			continue
+		}
+		s.hang("  ", set.Name+" "+value)
 		if set.Load != "" {
-			s.hang(begin+"for the load: ", set.Load)
+			s.hang("      for the load    ", set.Load)
 		}
 		if set.After != "" {
-			s.hang(begin+"afterwards: ", set.After)
+			s.hang("      afterwards      ", set.After)
 		}
+	}
+	if len(well) > 0 {
+		s.hang("  ", "well as they are: "+strings.Join(well, ", "))
 	}
 }
 

@@ -49,7 +49,7 @@ func fullReport() *inspect.Report {
 			Name: "PostgreSQL at localhost, database zodb_new", Problem: "it already holds 3 objects in 1 transaction", Server: "15.4", Role: "zodb", Encoding: "UTF8",
 			LZ4: true, Condition: dest.Filled, Rights: []dest.Right{{Name: "CREATE in schema public", Hint: "GRANT CREATE ON SCHEMA public TO zodb"}, {Name: "CONNECT", Granted: true, Needed: true}, {Name: "EXECUTE on pg_x", Needed: true}},
 			Connections: dest.Connections{Limit: "max_connections", Max: 97, Used: 7, Free: 90, Needed: 9},
-			Settings:    []dest.Setting{{Name: "max_wal_size", Value: "1GB", Load: "8GB, for fewer checkpoints"}, {Name: "autovacuum on object_state", Value: "off", After: "on"}, {Name: "fsync", Value: "on"}},
+			Settings:    []dest.Setting{{Name: "max_wal_size", Value: "1GB", Load: "8GB, for fewer checkpoints"}, {Name: "autovacuum on object_state", Value: "off", After: "on"}, {Name: "fsync", Value: "on"}, {Name: "synchronous_standby_names"}},
 			Objects:     3, Bytes: 8192, BlobTiers: []dest.BlobTier{{Tier: "s3", Blobs: 2, Bytes: 300 << 10, Largest: 200 << 10}},
 			Faults: []dest.Fault{{Kind: "index", Name: "idx_object_class", Problem: "is missing"}}, Advice: []string{"Raise max_wal_size for the load."}, Notes: []string{"the bytes are an estimate"},
 		},
@@ -138,18 +138,18 @@ Destination PostgreSQL at localhost, database zodb_new
   condition          filled
   lz4                yes
   connections        90 of 97 are free (max_connections), a conversion takes 9
-  may do without     CREATE in schema public: GRANT CREATE ON SCHEMA public TO zodb
-  lacks the right    EXECUTE on pg_x
+  may not            CREATE in schema public: GRANT CREATE ON SCHEMA public TO zodb
+  may not            EXECUTE on pg_x, which a conversion needs
   holds              3 objects, 8.0 KB
   blobs in s3        2, 300 KB, the largest 200 KB
   fault              index idx_object_class is missing
 
 Settings of the server
-  max_wal_size                1GB
-                              for the load: 8GB, for fewer checkpoints
-  autovacuum on object_state  off
-                              afterwards: on
-  fsync                       on
+  max_wal_size 1GB
+      for the load    8GB, for fewer checkpoints
+  autovacuum on object_state off
+      afterwards      on
+  well as they are: fsync on, synchronous_standby_names ''
 
 Advice
   Raise max_wal_size for the load.
