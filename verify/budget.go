@@ -14,9 +14,9 @@ const (
 	// ones are compared one at a time, because their graphs take many times their
 	// size.
 	smallRecord = 128 << 10
-	// smallGraphs is what the graphs of a small record and its row may take before
-	// they are compared alone, too.
-	smallGraphs = 32 << 20
+	// maxSmallGraphs is what the graphs of a small record and its row may take before
+	// they are compared alone, too. With minSmallGraphs nearly none has to.
+	maxSmallGraphs, minSmallGraphs = 32 << 20, 8 << 20
 	// chunkBytes is how much of the source a worker takes at a time.
 	chunkBytes = 1 << 20
 )
@@ -24,6 +24,11 @@ const (
 // inFlight is how many bytes of chunks may be in flight.
 func inFlight(memory, seen int64) int64 {
 	return max((memory-overheadMemory-seen)/4, 8<<20)
+}
+
+// smallGraphs is how much of the memory each worker may use for graphs.
+func smallGraphs(memory, seen int64, workers int) int64 {
+	return min(max((memory-overheadMemory-seen)/2/int64(workers), minSmallGraphs), maxSmallGraphs)
 }
 
 // budget is a weighted semaphore over bytes. A request above the whole waits

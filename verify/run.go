@@ -133,7 +133,7 @@ func (r *run) align(ctx context.Context) (err error) {
 	if r.common == 0 && (r.last != 0 || r.info.Transactions > 0) {
 		return &dest.RefusedError{
 			Reason: fmt.Sprintf("the destination has no transaction of %s", r.info.Identity.Name),
-			Hint:   "nothing was converted into it, or from another source",
+			Hint:   "nothing was converted into it, it was converted from another source, or a site has packed away all that came from it",
 		}
 	}
 	if !r.log {

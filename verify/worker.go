@@ -46,7 +46,7 @@ func (r *run) worker(ctx context.Context) (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &worker{run: r, reader: reader, judge: jsonb.Judge{MaxMemory: smallGraphs}, encoder: jsonb.NewEncoder(jsonb.Options{})}, nil
+	return &worker{run: r, reader: reader, judge: jsonb.Judge{MaxMemory: smallGraphs(r.opts.Memory, r.info.SeenBytes, r.opts.Workers)}, encoder: jsonb.NewEncoder(jsonb.Options{})}, nil
 }
 
 func (w *worker) close() { _ = w.reader.Close() }
