@@ -92,6 +92,9 @@ func (r *run) run(ctx context.Context) (err error) {
 	if err := r.compare(ctx); err != nil {
 		return err
 	}
+	if r.result.LeftOut > 0 && r.result.Records == 0 {
+		r.result.Notes = append(r.result.Notes, "no object was compared: all are left out")
+	}
 	if err := r.extra(ctx); err != nil {
 		return err
 	}
