@@ -86,6 +86,16 @@ func (s suite) testBlobsConverted(t *testing.T) {
 	if len(c.missing) > 0 {
 		t.Errorf("missing: %v", c.missing)
 	}
+	d := db.Open(t, s.history)
+	defer d.Close()
+	var there dest.Result
+	for _, tier := range d.Survey(t.Context(), 1).BlobTiers {
+		there.Blobs += tier.Blobs
+		there.BlobBytes += tier.Bytes
+	}
+	if there.Blobs != want.Blobs || there.BlobBytes != want.BlobBytes {
+		t.Errorf("the survey counts %d blobs of %d bytes, want %d of %d", there.Blobs, there.BlobBytes, want.Blobs, want.BlobBytes)
+	}
 }
 
 // checkBytes compares the bytes of every blob that there must be.

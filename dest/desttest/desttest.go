@@ -427,6 +427,10 @@ func (s suite) condition(t *testing.T, db Database, want dest.Condition) *dest.S
 	if state.Condition != want {
 		t.Fatalf("the destination is %s, want %s", state.Condition, want)
 	}
+	survey := d.Survey(t.Context(), 2)
+	if survey.Problem != "" || survey.Condition != want || survey.Objects != state.Objects || len(survey.Faults) > 0 {
+		t.Errorf("the survey tells of %s, %d objects, problem %q, faults %v; the state of %d objects", survey.Condition, survey.Objects, survey.Problem, survey.Faults, state.Objects)
+	}
 	return state
 }
 

@@ -66,9 +66,13 @@ func readLimits(ctx context.Context, q watermark.Querier) ([]limit, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (l limit, err error) {
+	limits, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l limit, err error) {
 		return l, row.Scan(&l.name, &l.max, &l.used)
 	})
+	if err == nil && len(limits) == 0 {
+		err = errors.New("the role is not there any more")
+	}
+	return limits, err
 }
 
 // needs is how many connections a run with so many workers takes.

@@ -39,7 +39,7 @@ func isRefused(t *testing.T, err error, says ...string) {
 	}
 }
 
-// state opens a destination and asks for its state.
+// state opens a destination and asks for its state. The survey must say the same.
 func state(t *testing.T, dsn string, workers int) (*dest.State, error) {
 	t.Helper()
 	d, err := pgjsonb.Open(t.Context(), pgjsonb.Config{DSN: dsn})
@@ -49,7 +49,15 @@ func state(t *testing.T, dsn string, workers int) (*dest.State, error) {
 	defer d.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	return d.State(ctx, workers)
+	got, err := d.State(ctx, workers)
+	problem := ""
+	if err != nil {
+		problem = err.Error()
+	}
+	if told := d.Survey(ctx, workers).Problem; told != problem {
+		t.Errorf("the survey says %q, the state %q", told, problem)
+	}
+	return got, err
 }
 
 func TestServersThatCannotBeUsedAreRefused(t *testing.T) {

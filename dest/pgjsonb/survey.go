@@ -101,7 +101,7 @@ func (s *surveyor) readState(ctx context.Context) {
 	switch {
 	case err == nil:
 		s.state = state
-	case s.out.Problem != "" && denied(err):
+	case s.out.Problem != "" && denied(err), code(err) == "55P03", code(err) == "57014" && ctx.Err() == nil:
 		s.unanswered(ctx, "what the tables hold", err)
 	default:
 		s.problem(err)
@@ -137,7 +137,9 @@ func (s *surveyor) lookCloser(ctx context.Context) {
 
 // lookInside tells what is there of a conversion.
 func (s *surveyor) lookInside(ctx context.Context) {
-	s.out.Advice = append(s.out.Advice, s.d.notes(s.server, s.layout)...)
+	for _, note := range s.d.notes(s.server, s.layout) {
+		s.recommend("%s.", strings.ToUpper(note[:1])+note[1:])
+	}
 	switch s.state.Condition {
 	case dest.Interrupted:
 		s.interrupted()
@@ -198,12 +200,18 @@ func (s *surveyor) unanswered(ctx context.Context, what string, err error) {
 	case s.conn.IsClosed() || lost(err):
 		s.note("The connection was lost when %s was asked for, and what would have come behind it is not here: %s.", what, serverMessage(err))
 		closeQuietly(s.conn)
-	case denied(err) && s.server != nil:
-		s.note("The role %q may not see %s: %s. GRANT SELECT on the tables and on the sequence %s would allow it.", s.server.role, what, serverMessage(err), zoidSeq)
+	case denied(err) && s.server != nil && s.layout != nil:
+		schema, role := quote(s.layout.schema), quote(s.server.role)
+		s.note("The role %q may not see %s: %s. To allow it: GRANT SELECT ON ALL TABLES IN SCHEMA %s TO %s; GRANT SELECT ON SEQUENCE %s TO %s.",
+			s.server.role, what, serverMessage(err), schema, role, s.layout.name(zoidSeq), role)
 	case code(err) == "57014":
 		s.note("The server did not tell %s within 20 seconds.", what)
-	case code(err) == "55P03":
-		s.note("The server did not tell %s: somebody has locked a table.", what)
+	case code(err) == "55P03" && s.layout != nil:
+		who := s.layout.blockers(ctx, s.conn, append(slices.Clone(core), history...))
+		if who == "" {
+			who = "another session"
+		}
+		s.note("The server did not tell %s: the tables are locked by %s. A conversion would wait for them.", what, who)
 	default:
 		s.note("The server did not tell %s: %s.", what, serverMessage(err))
 	}
@@ -286,9 +294,9 @@ func (s *surveyor) readRights(ctx context.Context) error {
 func (s *surveyor) tableRights(add func(name string, needed, granted bool, hint string), role string) {
 	for _, name := range slices.Sorted(maps.Keys(s.layout.tables)) {
 		t, full := s.layout.tables[name], s.layout.name(name)
-		add("own table "+full, true, t.owned, fmt.Sprintf("ALTER TABLE %s OWNER TO %s, or GRANT the role of its owner TO %s", full, role, role))
+		add("own the table "+name, true, t.owned, fmt.Sprintf("ALTER TABLE %s OWNER TO %s, or GRANT the role of its owner TO %s", full, role, role))
 		if t.rowLevel {
-			add("see all rows of table "+full, true, false, fmt.Sprintf("ALTER TABLE %s DISABLE ROW LEVEL SECURITY for the time of the load", full))
+			add("see all rows of the table "+name, true, false, fmt.Sprintf("ALTER TABLE %s DISABLE ROW LEVEL SECURITY for the time of the load", full))
 		}
 	}
 }
@@ -336,7 +344,7 @@ func (s *surveyor) vacuumOptions() (out []dest.Setting) {
 		}
 		shown := dest.Setting{Name: table + "." + option, Value: s.options[key]}
 		if strings.HasSuffix(option, "autovacuum_enabled") && isOff(shown.Value) {
-			shown.After = fmt.Sprintf("on, before the site starts: without it the table grows with each change. ALTER TABLE %s RESET (%s)", s.layout.name(table), option)
+			shown.After = fmt.Sprintf("on (ALTER TABLE %s RESET (%s)) before the site starts: without it the table grows with each change", s.layout.name(table), option)
 		}
 		out = append(out, shown)
 	}

@@ -17,46 +17,47 @@ const tierOf = `CASE WHEN s3_key <> '' THEN 's3' ELSE 'postgresql' END`
 // the rows, so that reading all rows reads little; where that takes too long after
 // all, some pages tell of the others.
 func (s *surveyor) readBlobs(ctx context.Context) {
-	if !s.layout.has(blobState) {
+	if s.conn.IsClosed() || !s.layout.has(blobState) {
 		return
 	}
-	name := s.layout.name(blobState)
-	tiers := func(sample string, factor float64) func(context.Context) error {
-		return func(ctx context.Context) error {
-			rows, err := s.conn.Query(ctx, fmt.Sprintf(`SELECT %s, (count(*) * $1::float8)::int8, (coalesce(sum(blob_size), 0)::float8 * $1::float8)::numeric::int8, coalesce(max(blob_size), 0)
-				FROM %s %s GROUP BY 1 ORDER BY 1`, tierOf, name, sample), factor)
-			if err != nil {
-				return err
-			}
-			s.out.BlobTiers, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (t dest.BlobTier, err error) {
-				return t, row.Scan(&t.Tier, &t.Blobs, &t.Bytes, &t.Largest)
-			})
-			return err
-		}
-	}
-	if s.conn.IsClosed() {
-		return
-	}
-	err := s.ask(ctx, func() error { return tiers("", 1)(ctx) })
+	err := s.ask(ctx, func() error { return s.countBlobs(ctx, "", 1) })
 	switch {
 	case err == nil:
-		return
-	case code(err) != "57014" || ctx.Err() != nil:
+	case code(err) == "57014" && ctx.Err() == nil:
+		s.question(ctx, "its blobs", s.estimateBlobs)
+	default:
 		s.unanswered(ctx, "its blobs", err)
-		return
 	}
-	s.question(ctx, "the blobs", func(ctx context.Context) error {
-		var pages int64
-		if err := s.conn.QueryRow(ctx, `SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::int8`, name).Scan(&pages); err != nil {
-			return err
-		}
-		percent := min(100, 100*sampledPages/float64(max(pages, 1)))
-		if err := tiers(fmt.Sprintf("TABLESAMPLE SYSTEM (%g)", percent), 100/percent)(ctx); err != nil {
-			return err
-		}
-		s.note("The numbers of blobs are estimated from %.2g%% of their rows, and there may be larger ones.", percent)
-		return nil
+}
+
+// countBlobs counts those of a sample, of which each stands for so many.
+func (s *surveyor) countBlobs(ctx context.Context, sample string, each float64) error {
+	rows, err := s.conn.Query(ctx, fmt.Sprintf(`SELECT %s, round(count(*) * $1::float8)::int8, round(coalesce(sum(blob_size), 0)::float8 * $1::float8)::numeric::int8, coalesce(max(blob_size), 0)
+		FROM %s %s GROUP BY 1 ORDER BY 1`, tierOf, s.layout.name(blobState), sample), each)
+	if err != nil {
+		return err
+	}
+	tiers, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (t dest.BlobTier, err error) {
+		return t, row.Scan(&t.Tier, &t.Blobs, &t.Bytes, &t.Largest)
 	})
+	if err == nil && len(tiers) > 0 {
+		s.out.BlobTiers = tiers
+	}
+	return err
+}
+
+func (s *surveyor) estimateBlobs(ctx context.Context) error {
+	var pages int64
+	err := s.conn.QueryRow(ctx, `SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::int8`, s.layout.name(blobState)).Scan(&pages)
+	if err != nil {
+		return err
+	}
+	percent := min(100, 100*sampledPages/float64(max(pages, 1)))
+	if err := s.countBlobs(ctx, fmt.Sprintf("TABLESAMPLE SYSTEM (%g)", percent), 100/percent); err != nil {
+		return err
+	}
+	s.note("How many blobs there are and how large is estimated from %.2g%% of their rows; there may be larger ones.", percent)
+	return nil
 }
 
 // sampledPages is how many pages of rows of blobs tell of the others.

@@ -166,74 +166,73 @@ func (c *conditions) bytes(name string) int64 {
 	return 0
 }
 
-// system is how a superuser sets what is the same for all.
+// system is a value, and how a superuser sets it for all.
 func (c *conditions) system(s *setting, value string) string {
-	if s.where == "command line" {
-		return fmt.Sprintf("change it where the server is started: -c %s on its command line comes before ALTER SYSTEM", s.name)
-	}
-	sql := fmt.Sprintf("ALTER SYSTEM SET %s = '%s'", s.name, value)
-	if s.restart {
-		return sql + ", then restart the server"
-	}
-	return sql
-}
-
-// back is how a superuser undoes that.
-func (c *conditions) back(s *setting) string {
-	text := fmt.Sprintf("back to %s", s)
 	switch {
 	case s.where == "command line":
-		return text
+		return fmt.Sprintf("%s (-c %s=%s where the server is started, which comes before ALTER SYSTEM)", value, s.name, value)
+	case s.restart:
+		return fmt.Sprintf("%s (ALTER SYSTEM SET %s = '%s', then a restart)", value, s.name, value)
+	}
+	return fmt.Sprintf("%s (ALTER SYSTEM SET %s = '%s')", value, s.name, value)
+}
+
+// back is the value of now, and how a superuser sets it again.
+func (c *conditions) back(s *setting) string {
+	switch {
+	case s.where == "command line":
+		return fmt.Sprintf("back to %s", s)
 	case path.Base(s.file) == "postgresql.auto.conf":
-		return fmt.Sprintf("%s: ALTER SYSTEM SET %s = '%s'", text, s.name, s)
+		return fmt.Sprintf("back to %s (ALTER SYSTEM SET %s = '%s')", s, s.name, s)
 	}
-	return fmt.Sprintf("%s: ALTER SYSTEM RESET %s", text, s.name)
+	return fmt.Sprintf("back to %s (ALTER SYSTEM RESET %s)", s, s.name)
 }
 
-// own is how the role sets something for itself. It needs no superuser.
+// own is a value, and how it is set for the role. What comes before that has to be
+// changed where it is.
 func (c *conditions) own(s *setting, value string) string {
+	role, database := quote(c.server.login), quote(c.d.connect.config.Database)
 	switch s.where {
 	case "client":
-		return fmt.Sprintf("take %s out of the options of the connection string, or give it as %s there", s.name, value)
+		return fmt.Sprintf("%s (in the options of the dsn, which set it)", value)
 	case "database user":
-		return fmt.Sprintf("ALTER ROLE %s IN DATABASE %s SET %s = '%s'", quote(c.server.login), quote(c.d.connect.config.Database), s.name, value)
+		return fmt.Sprintf("%s (ALTER ROLE %s IN DATABASE %s SET %s = '%s')", value, role, database, s.name, value)
 	}
-	return fmt.Sprintf("ALTER ROLE %s SET %s = '%s'", quote(c.server.login), s.name, value)
+	return fmt.Sprintf("%s (ALTER ROLE %s SET %s = '%s')", value, role, s.name, value)
 }
 
-// ownBack is how the role undoes that.
+// ownBack is the value of now, and how it is set for the role again.
 func (c *conditions) ownBack(s *setting) string {
-	text := fmt.Sprintf("back to %s", s)
+	role, database := quote(c.server.login), quote(c.d.connect.config.Database)
 	switch s.where {
 	case "client":
-		return text
+		return fmt.Sprintf("back to %s", s)
 	case "database user":
-		return fmt.Sprintf("%s: ALTER ROLE %s IN DATABASE %s SET %s = '%s'", text, quote(c.server.login), quote(c.d.connect.config.Database), s.name, s)
+		return fmt.Sprintf("back to %s (ALTER ROLE %s IN DATABASE %s SET %s = '%s')", s, role, database, s.name, s)
 	case "user":
-		return fmt.Sprintf("%s: ALTER ROLE %s SET %s = '%s'", text, quote(c.server.login), s.name, s)
+		return fmt.Sprintf("back to %s (ALTER ROLE %s SET %s = '%s')", s, role, s.name, s)
 	}
-	return fmt.Sprintf("%s: ALTER ROLE %s RESET %s", text, quote(c.server.login), s.name)
+	return fmt.Sprintf("back to %s (ALTER ROLE %s RESET %s)", s, role, s.name)
 }
 
 const (
-	mib = int64(1) << 20
-	gib = int64(1) << 30
+	mib = 1 << 20
+	gib = 1 << 30
 )
 
 func adviseBuffers(c *conditions, s *setting) (load, after string) {
 	if s.number() >= 512*mib {
 		return "", ""
 	}
-	return "about a quarter of the server's memory, 1GB where there are 4: indexes are built and found in it. " + c.system(s, "1GB"),
-		"leave it there: the site reads through it"
+	return c.system(s, "1GB") + ", or a quarter of the server's memory: indexes are built in it, and looked up",
+		"leave it there, the site reads through it"
 }
 
-// enoughWAL is how much may be written between two checkpoints before they are
-// worth a word; a load writes about as much as the database will take.
-const enoughWAL, goodWAL = 4, 8
+// enoughWAL is how much write-ahead log between checkpoints is worth no word.
+const enoughWAL = 4 * gib
 
 func adviseWALSize(c *conditions, s *setting) (load, after string) {
-	if s.number() >= enoughWAL*gib {
+	if s.number() >= enoughWAL {
 		return "", ""
 	}
 	target := 0.5
@@ -242,53 +241,50 @@ func adviseWALSize(c *conditions, s *setting) (load, after string) {
 			target = f
 		}
 	}
-	each := int64(float64(s.number()) / (1 + target) / float64(mib))
-	return fmt.Sprintf("%dGB, if the disk of pg_wal has that much free: now a checkpoint begins after each %dMB of write-ahead log, of which a load makes about as much as the database will take. %s",
-		goodWAL, each, c.system(s, fmt.Sprintf("%dGB", goodWAL))), c.back(s) + "; a higher one is well, too, where the disk has room for it"
+	each := int64(float64(s.number()) / (1 + target))
+	return fmt.Sprintf("%s, if the disk of pg_wal has that much free: now a checkpoint begins after each %s of write-ahead log, and a load writes about as much of it as the database will take",
+		c.system(s, "8GB"), roughly(each)), c.back(s) + ", or whatever the disk has room for"
 }
 
 func adviseCheckpoints(c *conditions, s *setting) (load, after string) {
 	const minute = 60_000
 	switch n := s.number(); {
 	case n < 15*minute:
-		return "30min, together with max_wal_size: fewer checkpoints write less twice. " + c.system(s, "30min"),
-			c.back(s) + ": after a crash the server repeats what came since the last checkpoint"
+		return c.system(s, "30min") + ", together with a higher max_wal_size: with fewer checkpoints less is written twice",
+			c.back(s) + ": the longer, the longer the server takes to start after a crash"
 	case n > 60*minute:
-		return "", "15min: after a crash the server repeats what came since the last checkpoint, which takes long after " + s.String() + ". " + c.system(s, "15min")
+		return "", c.system(s, "15min") + ": the longer, the longer the server takes to start after a crash"
 	}
 	return "", ""
 }
 
-// mostBuildMemory is what a run gives an index build of its own accord.
+// mostBuildMemory is what a run gives an index build of its own accord at most:
+// see buildMemory.
 const mostBuildMemory = 512 * mib
 
 func adviseBuildMemory(c *conditions, s *setting) (load, after string) {
-	builds := min(max(c.workers, 1), len(neededIndexes(c.d.config.HistoryPreserving)))
+	builds := int64(min(max(c.workers, 1), len(neededIndexes(c.d.config.HistoryPreserving))))
 	have := max(s.number(), min(c.bytes("shared_buffers"), mostBuildMemory))
+	how := "one index is built at a time"
+	if builds > 1 {
+		how = fmt.Sprintf("%d indexes are built at a time", builds)
+	}
 	switch {
 	case have < mostBuildMemory:
-		return fmt.Sprintf("512MB, if the server has %s for it, as %s at once: a conversion gives each %s, the greater of this and shared_buffers. %s",
-				sizeText(int64(builds)*mostBuildMemory), buildsText(builds), sizeText(have), c.own(s, "512MB")),
+		return fmt.Sprintf("%s, if the server has %s of memory for that, because %s: now a conversion gives each %s, the greater of this and shared_buffers",
+			c.own(s, "512MB"), sizeText(builds*mostBuildMemory), how, sizeText(have)), c.ownBack(s)
+	case have > mostBuildMemory && builds > 1 && have*builds > 4*c.bytes("shared_buffers"):
+		return fmt.Sprintf("%s, unless the server has %s of memory to spare, because %s and each may take %s", c.own(s, "512MB"), sizeText(have*builds), how, sizeText(have)),
 			c.ownBack(s)
-	case have > mostBuildMemory && builds > 1 && have*int64(builds) > 4*c.bytes("shared_buffers"):
-		return fmt.Sprintf("512MB, unless the server has %s to spare: %s at once, and each may take %s. %s",
-			sizeText(have*int64(builds)), buildsText(builds), sizeText(have), c.own(s, "512MB")), c.ownBack(s)
 	}
 	return "", ""
-}
-
-func buildsText(n int) string {
-	if n == 1 {
-		return "one index is built"
-	}
-	return fmt.Sprintf("%d indexes are built", n)
 }
 
 func adviseBuildWorkers(c *conditions, s *setting) (load, after string) {
 	if s.number() > 0 {
 		return "", ""
 	}
-	return "2, if the server has more than two cores: each build of a B-tree then uses several of them. " + c.own(s, "2"), c.ownBack(s)
+	return c.own(s, "2") + ", if the server has more than two cores: several of them then build an index together", c.ownBack(s)
 }
 
 func adviseCompression(c *conditions, s *setting) (load, after string) {
@@ -299,61 +295,63 @@ func adviseCompression(c *conditions, s *setting) (load, after string) {
 	if slices.Contains(s.choices, "lz4") {
 		value = "lz4"
 	}
-	return fmt.Sprintf("%s: the write-ahead log is archived or sent, and that of the index builds becomes smaller. %s", value, c.system(s, value)),
+	return c.system(s, value) + ": the write-ahead log is archived or sent, and that of index builds becomes smaller",
 		"leave it there, unless the processors are busy"
 }
 
 func adviseWALLevel(c *conditions, s *setting) (load, after string) {
-	if s.is("minimal") {
-		return "", "replica, if there will be a standby, or backups from which one can go on to a moment: with minimal there is pg_dump only. " + c.system(s, "replica")
+	if !s.is("minimal") {
+		return "", ""
 	}
-	return "", ""
+	return "", c.system(s, "replica") + ", if there is to be a standby, or a backup from which one can go on to any moment: with minimal there are dumps only"
 }
 
-func adviseStandbys(c *conditions, s *setting) (load, after string) {
+func adviseStandbys(_ *conditions, s *setting) (load, after string) {
 	if s.raw == "" {
 		return "", ""
 	}
-	return "see that these standbys are up and keep up: the end of the load, each index and each transaction that is caught up waits for them", ""
+	return "see that these standbys are up and keep up: the end of the load, each index and each transaction that is caught up wait for them", ""
 }
 
 func adviseCommit(c *conditions, s *setting) (load, after string) {
 	// The load itself does not wait for the disk, whatever is set, and makes
 	// everything durable at its end.
-	if s.is("off") {
-		return "", "on: what the site has acknowledged could be lost in a crash. " + c.own(s, "on")
+	if !s.is("off") {
+		return "", ""
 	}
-	return "", ""
+	return "", c.own(s, "on") + ": a crash of the server could lose what the site has been told is stored"
 }
+
+const anew = "; or else, if the machine crashes meanwhile, convert anew with --clear and not with --incremental"
 
 func adviseSync(c *conditions, s *setting) (load, after string) {
 	if !s.is("off") {
 		return "", ""
 	}
-	return "on; or else, after a crash of the machine, make the database anew and do not go on with --incremental: what a run has noted as done may be lost. " + c.system(s, "on"),
-		"on, before the site starts: a crash of the machine can destroy the database. Then run CHECKPOINT and, on the server, sync. " + c.system(s, "on")
+	return c.system(s, "on") + anew + ": what is noted as done may not be on the disk",
+		c.system(s, "on") + " before the site starts, and then sync on the server: a crash of the machine can destroy the database"
 }
 
 func advisePages(c *conditions, s *setting) (load, after string) {
 	if !s.is("off") {
 		return "", ""
 	}
-	return "on, unless the file system never writes a part of a page (ZFS does not); or else, after a crash of the machine, make the database anew and do not go on with --incremental. " + c.system(s, "on"),
-		"on, unless the file system never writes a part of a page (ZFS does not). " + c.system(s, "on")
+	const unless = ", unless the file system never leaves half a page, as ZFS"
+	return c.system(s, "on") + unless + anew, c.system(s, "on") + unless + ": a crash of the machine can destroy pages"
 }
 
 func adviseVacuum(c *conditions, s *setting) (load, after string) {
 	if !s.is("off") {
 		return "", ""
 	}
-	return "", "on, before the site starts: without it tables grow with each change and statistics grow old. " + c.system(s, "on")
+	return "", c.system(s, "on") + " before the site starts: without it tables grow with each change, and statistics grow old"
 }
 
 func adviseCounts(c *conditions, s *setting) (load, after string) {
 	if !s.is("off") {
 		return "", ""
 	}
-	return "", "on, before the site starts: without it autovacuum does nothing. " + c.system(s, "on")
+	return "", c.system(s, "on") + " before the site starts: without it autovacuum does nothing"
 }
 
 // manyObjects is from how many rows on a fifth of them is many dead ones.
@@ -361,11 +359,11 @@ const manyObjects = 1_000_000
 
 func adviseScale(c *conditions, s *setting) (load, after string) {
 	factor, err := strconv.ParseFloat(s.raw, 64)
-	if c.out.Objects < manyObjects || err != nil || factor <= 0.1 || c.stored("autovacuum_vacuum_scale_factor") {
+	if c.out.Objects < manyObjects || err != nil || factor <= 0.1 || c.stored(s.name) {
 		return "", ""
 	}
-	return "", fmt.Sprintf("0.05 for object_state: with %s it is vacuumed only after %d rows were changed. ALTER TABLE %s SET (autovacuum_vacuum_scale_factor = 0.05)",
-		s.raw, int64(factor*float64(c.out.Objects)), c.layout.name(objectState))
+	return "", fmt.Sprintf("0.05 for object_state (ALTER TABLE %s SET (%s = 0.05)): with %s it is vacuumed after some %d changes only",
+		c.layout.name(objectState), s.name, s.raw, int64(factor*float64(c.out.Objects)))
 }
 
 func adviseCache(c *conditions, s *setting) (load, after string) {
@@ -373,15 +371,14 @@ func adviseCache(c *conditions, s *setting) (load, after string) {
 	if s.number() >= 2*buffers {
 		return "", ""
 	}
-	want := sizeText(3 * buffers / mib * mib)
-	return "", fmt.Sprintf("about three quarters of the server's memory, %s if shared_buffers is a quarter of it: by this the planner decides whether an index is worth it; it takes no memory. %s", want, c.system(s, want))
+	return "", c.system(s, sizeText(3*buffers/mib*mib)) + ", if shared_buffers is a quarter of the server's memory, so that it is three quarters: it takes no memory, and the planner judges indexes by it"
 }
 
 func adviseTempFiles(c *conditions, s *setting) (load, after string) {
 	if s.number() < 0 {
 		return "", ""
 	}
-	return fmt.Sprintf("-1: an index build that sorts more than %s ends with an error. As a superuser: %s", s, c.own(s, "-1")), c.ownBack(s)
+	return fmt.Sprintf("%s, by a superuser: now the build of an index that sorts more than %s fails", c.own(s, "-1"), s), c.ownBack(s)
 }
 
 func adviseReadOnly(c *conditions, s *setting) (load, after string) {
@@ -390,33 +387,35 @@ func adviseReadOnly(c *conditions, s *setting) (load, after string) {
 	}
 	how := c.own(s, "off")
 	if s.where == "database" {
-		how = fmt.Sprintf("ALTER DATABASE %s RESET %s", quote(c.d.connect.config.Database), s.name)
+		how = fmt.Sprintf("off (ALTER DATABASE %s RESET %s)", quote(c.d.connect.config.Database), s.name)
 	}
-	return "off: nothing can be written. " + how, "leave it off: the site writes"
+	return how + ": nothing can be written", "leave it off, the site writes"
 }
 
-// timeouts tell what one of them does to a site. A conversion switches all of
-// them off for its own sessions. A site does so with idle_in_transaction_session_timeout.
+// timeouts are those by which a site would be hurt. It sets
+// idle_in_transaction_session_timeout itself.
 var timeouts = map[string]struct {
-	below int64 // ms; 0: any
-	does  string
+	enough int64 // ms
+	hurts  string
 }{
-	"statement_timeout":    {600_000, "a pack has statements that take minutes, and would be ended by it"},
-	"lock_timeout":         {30_000, "commits of a site wait for each other by a lock, and would fail by it"},
-	"transaction_timeout":  {0, "a site reads in one transaction as long as a request takes, and a pack takes longer; it ends their connections"},
-	"idle_session_timeout": {0, "a site keeps connections for the next request, and it ends them"},
+	"statement_timeout":    {600_000, "a pack has statements that take minutes"},
+	"lock_timeout":         {30_000, "commits wait for each other by a lock, and would fail"},
+	"transaction_timeout":  {600_000, "a request reads in one transaction, and a pack is one that takes minutes"},
+	"idle_session_timeout": {3_600_000, "connections that wait for the next request are ended"},
 }
 
+// adviseTimeout knows that a conversion switches all of them off for its own
+// sessions.
 func adviseTimeout(c *conditions, s *setting) (load, after string) {
 	n := s.number()
 	if n <= 0 {
 		return "", ""
 	}
 	if c.pooled {
-		load = "0: a conversion switches it off for its sessions, but behind a pooler they are not its own. Connect to the server itself, or " + c.own(s, "0")
+		load = c.own(s, "0") + ", or connect to the server itself: a conversion switches it off for its sessions, and those of a pooler may be anybody's"
 	}
-	if t, known := timeouts[s.name]; known && (t.below == 0 || n < t.below) {
-		after = fmt.Sprintf("0 for the role of the site: %s. %s", t.does, c.own(s, "0"))
+	if t, known := timeouts[s.name]; known && n < t.enough {
+		after = c.own(s, "0") + " for the role of the site: " + t.hurts
 	}
 	return load, after
 }

@@ -55,18 +55,18 @@ func (s *surveyor) general(c *conditions) (out []string) {
 	for _, set := range s.out.Settings {
 		if strings.Contains(set.Load+set.After, "ALTER SYSTEM SET") {
 			system = true
-			restart = restart || strings.Contains(set.Load+set.After, "restart the server")
+			restart = restart || strings.Contains(set.Load+set.After, "then a restart")
 		}
 	}
 	if system {
-		text := "ALTER SYSTEM is for superusers, and what it sets takes effect after SELECT pg_reload_conf()"
+		text := "ALTER SYSTEM is for superusers; what it sets takes effect after SELECT pg_reload_conf()"
 		if restart {
-			text += ", or where it is said after a restart"
+			text += ", and after a restart where that is said"
 		}
-		say("%s. A hosted server has a page for its settings instead.", text)
+		say("%s. Hosted servers have a page for settings instead.", text)
 	}
 	if c.settings != nil {
-		s.note("SQL tells neither how much memory nor how much free disk a server has: what is said of settings is for one with 4GB of memory or more.")
+		s.note("How much memory and how much free disk the server has cannot be asked by SQL: what is said of settings holds for 4 GB of memory or more.")
 	}
 	ship := &c.shipping
 	if ship.archive {
