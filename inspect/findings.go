@@ -23,7 +23,7 @@ func (r *run) conclude(c *counts) {
 	}
 	s.Classes, s.OtherClasses = c.top()
 	if c.others.objects > 0 {
-		r.note(fmt.Sprintf("there are more than %d classes; those that were met later are told in one sum", maxClasses))
+		r.note(fmt.Sprintf("there are more classes than are told apart; %d are, and the others are in one sum", len(c.classes)))
 	}
 	for p, n := range c.protocols {
 		if n > 0 {
@@ -105,11 +105,17 @@ func (r *run) structure() {
 		r.falling()
 	}
 	if info.Records > 0 && info.MaxOID >= zodb.Limit {
-		r.note(fmt.Sprintf("oid %v is higher than a bigint column can hold with room for new ones: the conversion is refused", info.MaxOID))
+		r.highID("oid", info.MaxOID.String())
 	}
 	if info.MaxTID >= zodb.Limit {
-		r.note(fmt.Sprintf("tid %v is higher than a bigint column can hold with room for new ones: the conversion is refused", info.MaxTID))
+		r.highID("tid", info.MaxTID.String())
 	}
+}
+
+// highID tells of an oid or tid that keeps a conversion from beginning.
+func (r *run) highID(kind, id string) {
+	r.report.Altered = append(r.report.Altered, Finding{Cause: HighID, Count: 1, First: []string{id},
+		Text: "The highest " + kind + " is more than a bigint column can hold with room for new ones: the conversion is refused."})
 }
 
 // falling tells of tids that are not in order. Without history they do no harm,

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -83,6 +84,34 @@ func TestRejectedRootIsTold(t *testing.T) {
 	commit(b, 1, "", thing(1))
 	if r := look(t, b.Source(t), inspect.Options{}); finding(r, inspect.NoRoot).Count != 1 {
 		t.Errorf("a database without root: %v", causes(r.Notable))
+	}
+}
+
+func TestIDsThatAreTooHighAreTold(t *testing.T) {
+	b := desttest.NewBuilder()
+	commit(b, 1, "", thing(zodb.Root), thing(zodb.Limit))
+	f := finding(look(t, b.Source(t), inspect.Options{}), inspect.HighID)
+	if f.Count != 1 || !slices.Equal(f.First, []string{zodb.OID(zodb.Limit).String()}) {
+		t.Errorf("%+v", f)
+	}
+}
+
+// A source may have as many classes as objects.
+func TestClassesBeyondReasonAreSummedUp(t *testing.T) {
+	b := desttest.NewBuilder()
+	records := []desttest.Record{thing(zodb.Root)}
+	for oid := range zodb.OID(6000) {
+		records = append(records, desttest.Record{OID: oid + 1, Data: desttest.Data("app", fmt.Sprintf("Thing%d", oid), "text")})
+	}
+	commit(b, 1, "", records...)
+	s := look(t, b.Source(t), inspect.Options{Workers: 1}).Source
+	objects, bytes := s.OtherClasses.Objects, s.OtherClasses.Bytes
+	for _, c := range s.Classes {
+		objects += c.Objects
+		bytes += c.Bytes
+	}
+	if len(s.Classes) != inspect.TopClasses || objects != 6001 || bytes != s.DataBytes || s.Current != 6001 {
+		t.Errorf("%d classes, %d objects of %d bytes, %d bytes in all", len(s.Classes), objects, bytes, s.DataBytes)
 	}
 }
 

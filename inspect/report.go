@@ -133,6 +133,7 @@ const (
 	MissingBlob     = "missing-blob"
 	OrphanedBlob    = "orphaned-blob"
 	BlobTooLarge    = "blob-too-large"
+	HighID          = "id-too-high"
 	FallingTID      = "falling-tid"
 	TornTail        = "torn-tail"
 	NoRoot          = "no-root"

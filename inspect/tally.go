@@ -27,14 +27,16 @@ const (
 	protocols = 6
 	// maxClasses and maxReasons bound what is told apart: a source may have as many
 	// classes as records.
-	maxClasses = 20_000
-	maxReasons = 1000
+	maxClasses    = 5000
+	maxClassNames = 1 << 20 // bytes of their names
+	maxReasons    = 1000
 )
 
 // counts is what one worker has found.
 type counts struct {
-	classes map[string]*class
-	// others are the classes beyond maxClasses.
+	classes   map[string]*class
+	nameBytes int
+	// others are the classes beyond maxClasses and maxClassNames.
 	others  class
 	found   [numCauses]found
 	reasons map[string]int64
@@ -112,9 +114,10 @@ func (c *counts) named(name string) *class {
 	k := c.classes[name]
 	switch {
 	case k != nil:
-	case len(c.classes) >= maxClasses:
+	case len(c.classes) >= maxClasses, c.nameBytes >= maxClassNames:
 		return &c.others
 	default:
+		c.nameBytes += len(name)
 		k = &class{name: name}
 		c.classes[name] = k
 	}
