@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/desttest"
@@ -408,6 +409,8 @@ for line in sys.stdin:
         record, serial = i.load(p64(1))
         i.store(p64(1), serial, record, "", t)
         i.tpc_vote(t)
+    elif word == "pack":
+        db.pack()
     elif word == "finish":
         i.tpc_finish(t)
     print("done", flush=True)
@@ -531,15 +534,15 @@ func TestSiteThatStartsMeanwhileIsNoticed(t *testing.T) {
 	}
 }
 
-// waits tells whether somebody waits for the lock of a commit.
-func waits(t *testing.T, d *database) {
+// waits waits until somebody waits for a lock.
+func waits(t *testing.T, d *database, kind string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if d.query(t, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")[0] != "0" {
+		if d.query(t, "SELECT count(*) FROM pg_locks WHERE locktype = '"+kind+"' AND NOT granted")[0] != "0" {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatal("nobody waits for the lock of a commit")
+			t.Fatalf("nobody waits for a lock (%s)", kind)
 		}
 	}
 }
@@ -567,7 +570,7 @@ func TestRetryWaitsForACommitOfTheSite(t *testing.T) {
 			result, err := dst.Retry(t.Context(), plan)
 			done <- outcome{result, err}
 		}()
-		waits(t, d)
+		waits(t, d, "advisory")
 		s.do(t, "finish")
 		o := <-done
 		if o.err != nil {
@@ -580,39 +583,38 @@ func TestRetryWaitsForACommitOfTheSite(t *testing.T) {
 	})
 }
 
-// A pack that is under way would remove what the records refer to.
+// A pack that is under way would remove what the records refer to. This one waits
+// for a row that it is to remove.
 func TestRetryIsRefusedWhileTheDatabaseIsPacked(t *testing.T) {
 	d := newDatabase(t)
 	siteDatabase(t, d, false)
 	tid := zodb.TID(number(t, d.query(t, "SELECT min(tid) FROM transaction_log")[0]))
-	pack := exec.Command(pythonPath(t), "-c", `
-import sys, psycopg
-conn = psycopg.connect(sys.argv[1])
-conn.execute("SELECT zoid INTO TEMP reachable_oids FROM object_state")
-print("packing", flush=True)
-sys.stdin.read()
-`, d.dsn)
-	in, err := pack.StdinPipe()
+	d.exec(t, fmt.Sprintf("INSERT INTO object_state (zoid, tid, class_mod, class_name, state, state_size) VALUES (50, %d, 'app', 'Thing', '{}', 1)", tid))
+	conn, err := pgx.Connect(t.Context(), d.dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := pack.StdoutPipe()
-	if err != nil {
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), "BEGIN; SELECT FROM object_state WHERE zoid = 50 FOR UPDATE"); err != nil {
 		t.Fatal(err)
 	}
-	if err := pack.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { in.Close(); _ = pack.Wait() }()
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "packing\n" {
-		t.Fatalf("%q %v", line, err)
-	}
+	s := startRunningSite(t, d, false)
+	s.say(t, "pack")
+	waits(t, d, "transactionid")
 	dst := d.Open(t, false)
 	defer dst.Close()
-	plan := retryPlan([]dest.Reject{{OID: 100, TID: tid, Data: thing(100, "x").Data}})
+	record := dest.Reject{OID: 100, TID: tid, Data: thing(100, "x").Data}
+	plan := retryPlan([]dest.Reject{record})
 	plan.Connected = true
 	_, err = dst.Retry(t.Context(), plan)
 	isRefused(t, err, "is being packed by process")
+	if _, err := conn.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	s.answers(t, "done")
+	if result, err := dst.Retry(t.Context(), plan); err != nil || result.Written != 1 {
+		t.Errorf("after the pack: %+v %v", result, err)
+	}
 }
 
 // chainFile makes a Data.fs with root["a"] -> a -> b -> c and prints the record of
