@@ -292,7 +292,9 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 		display.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(),
 			Text: name + ": ending what is under way; once more to stop at once"})
 	})
-	c.tellUnused(display)
+	for _, text := range c.aboutConfig(c.config) {
+		display.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(), Text: text})
+	}
 	started := time.Now()
 	report, err := convert(ctx, c.opts)
 	c.signals.onReport(nil)
@@ -327,23 +329,21 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 	return &failure{err: err, hints: c.goOn(err)}
 }
 
-// tellUnused names the keys of CONFIG that have no effect, at -v, and what in it
-// is probably right.
-func (c *conversion) tellUnused(d *progress.Display) {
-	for _, w := range c.config.Warnings {
-		d.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(), Text: w})
+// aboutConfig names what in CONFIG is probably right and, at -v, the keys that have
+// no effect.
+func (a *app) aboutConfig(c *config.Config) []string {
+	sentences := slices.Clone(c.Warnings)
+	if !a.output.verbose {
+		return sentences
 	}
-	if !c.output.verbose {
-		return
-	}
-	for _, u := range c.config.Unused {
+	for _, u := range c.Unused {
 		section := u.Section
 		if !strings.HasPrefix(section, "<") {
 			section = "[" + section + "]"
 		}
-		d.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(),
-			Text: fmt.Sprintf("%s:%d: the key %q in %s has no effect: %s", u.Path, u.Line, u.Key, section, u.Why)})
+		sentences = append(sentences, fmt.Sprintf("%s:%d: the key %q in %s has no effect: %s", u.Path, u.Line, u.Key, section, u.Why))
 	}
+	return sentences
 }
 
 // done gives the exit code of a run without error.

@@ -111,6 +111,9 @@ func (a *app) inspect(ctx context.Context, o *inspectOptions) error {
 	}
 	limitMemory(o.memory, a.getenv)
 	i := &inspection{app: a, options: o}
+	for _, text := range a.aboutConfig(c) {
+		i.note(text)
+	}
 	opts := inspect.Options{
 		Workers: o.workers, Memory: o.memory,
 		HistoryPreserving: c.Destination.HistoryPreserving, PreserveSharing: o.sharing, BlobThreshold: c.Destination.BlobThreshold,
