@@ -88,9 +88,10 @@ func (r *references) refused(objects, need int64) error {
 	}
 }
 
-// writer returns what one worker adds records to.
-func (r *references) writer() *referenceWriter {
-	w := &referenceWriter{references: r, classIDs: map[string]uint32{}, others: map[string]*otherDatabase{}}
+// writer returns what one worker adds records to. The worker's encoder is used for
+// rejects, so that a large one does not take the memory of two.
+func (r *references) writer(encoder *jsonb.Encoder) *referenceWriter {
+	w := &referenceWriter{references: r, encoder: encoder, classIDs: map[string]uint32{}, others: map[string]*otherDatabase{}}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.writers = append(r.writers, w)
@@ -115,8 +116,8 @@ type referenceWriter struct {
 	className []byte
 	strong    []uint64
 	weak      []uint64
-	encoder   *jsonb.Encoder // for rejects
-	partial   int64          // records whose references are not all known
+	encoder   *jsonb.Encoder
+	partial   int64 // records whose references are not all known
 
 	out     []byte
 	others  map[string]*otherDatabase
@@ -139,11 +140,8 @@ func (w *referenceWriter) add(oid zodb.OID, row *jsonb.Row, size int64) error {
 }
 
 // addRejected adds a current record that has no row. Its references are looked for
-// in its pickles; class is "" if it is not known.
+// in its pickles; class is "" if it is not known. The encoder's last row is gone.
 func (w *referenceWriter) addRejected(oid zodb.OID, class string, record []byte) error {
-	if w.encoder == nil {
-		w.encoder = jsonb.NewEncoder(jsonb.Options{})
-	}
 	refs, loose, whole := w.encoder.References(record)
 	if !whole {
 		w.partial++
@@ -153,9 +151,7 @@ func (w *referenceWriter) addRejected(oid zodb.OID, class string, record []byte)
 	for _, ref := range refs {
 		w.strong = append(w.strong, uint64(ref))
 	}
-	err := w.record(uint64(oid), int64(len(record)), loose)
-	w.encoder.Trim()
-	return err
+	return w.record(uint64(oid), int64(len(record)), loose)
 }
 
 func (w *referenceWriter) record(oid uint64, size int64, loose []jsonb.Reference) error {

@@ -27,7 +27,7 @@ func BenchmarkReferences(b *testing.B) {
 			size := int64(0)
 			for b.Loop() {
 				r := opened(b, referenceOptions{Reachability: reachability, Memory: 256 << 20, Objects: objects})
-				w := r.writer()
+				w := r.writer(jsonb.NewEncoder(jsonb.Options{}))
 				row := &jsonb.Row{Module: []byte("plone.app.contenttypes.content"), Name: []byte("Document")}
 				for _, i := range order {
 					row.Refs = refs[i][:]

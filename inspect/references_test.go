@@ -136,7 +136,7 @@ func collect(t testing.TB, r *references, graph []object, writers int) {
 	t.Helper()
 	var group errgroup.Group
 	for i := range writers {
-		w := r.writer()
+		w := r.writer(jsonb.NewEncoder(jsonb.Options{}))
 		group.Go(func() error {
 			for j := i; j < len(graph); j += writers {
 				o := &graph[j]
@@ -335,7 +335,7 @@ func TestRejectsKeepAliveWhatTheyReferTo(t *testing.T) {
 		"](C\x08\x00\x00\x00\x00\x00\x00\x00\x05eQe."
 	for _, damaged := range []bool{false, true} {
 		r := opened(t, referenceOptions{Reachability: true})
-		w := r.writer()
+		w := r.writer(jsonb.NewEncoder(jsonb.Options{}))
 		text := record
 		if damaged {
 			text = record[:len(record)-10] // within the weak reference
@@ -378,7 +378,7 @@ func TestNothingIsUnreachableWithoutARoot(t *testing.T) {
 func TestNothingIsFoundInNothing(t *testing.T) {
 	for _, reachability := range []bool{false, true} {
 		r := opened(t, referenceOptions{Reachability: reachability})
-		r.writer()
+		r.writer(jsonb.NewEncoder(jsonb.Options{}))
 		found, err := r.findings(t.Context())
 		if err != nil || len(found) != 0 || len(r.notes()) != 0 {
 			t.Errorf("%v, %v, %v", found, r.notes(), err)
@@ -409,7 +409,7 @@ func TestTooLittleMemoryIsSaid(t *testing.T) {
 	}
 	// When the oids turn out to be far from each other.
 	r := opened(t, referenceOptions{Reachability: true, Memory: 1 << 20, Objects: 100_000})
-	w := r.writer()
+	w := r.writer(jsonb.NewEncoder(jsonb.Options{}))
 	var err error
 	for _, o := range far(100_000) {
 		if err = w.add(zodb.OID(o.oid), o.row(), 1); err != nil {
@@ -457,7 +457,7 @@ func TestTheMemoryThatIsAskedForIsEnough(t *testing.T) {
 func TestMemoryIsKept(t *testing.T) {
 	const allowed = 4 << 20
 	r := opened(t, referenceOptions{Reachability: true, Memory: allowed, Objects: 500_000})
-	w := r.writer()
+	w := r.writer(jsonb.NewEncoder(jsonb.Options{}))
 	row := &jsonb.Row{Module: []byte("m"), Name: []byte("C"), Refs: []int64{0, 0}}
 	for i := range 500_000 {
 		row.Refs[0], row.Refs[1] = int64(i+1), int64((i*7919)%500_000)
@@ -537,7 +537,7 @@ func TestTheTemporaryFileIsAnnouncedPrivateAndGone(t *testing.T) {
 
 func TestAFullDiskEndsTheInspectionOfReferences(t *testing.T) {
 	r := opened(t, referenceOptions{Reachability: true, TempDir: throwaway.SmallDisk(t)})
-	w := r.writer()
+	w := r.writer(jsonb.NewEncoder(jsonb.Options{}))
 	var err error
 	for i := 0; i < 200_000 && err == nil; i++ {
 		err = w.add(zodb.OID(i), (&object{refs: []uint64{uint64(i * 31)}}).row(), 1)

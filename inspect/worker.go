@@ -24,8 +24,8 @@ type worker struct {
 }
 
 func (r *run) worker() *worker {
-	return &worker{run: r, counts: newCounts(), refs: r.references.writer(),
-		encoder: jsonb.NewEncoder(jsonb.Options{PreserveSharing: r.opts.PreserveSharing})}
+	encoder := jsonb.NewEncoder(jsonb.Options{PreserveSharing: r.opts.PreserveSharing})
+	return &worker{run: r, counts: newCounts(), refs: r.references.writer(encoder), encoder: encoder}
 }
 
 // keepBuffer is up to which size a buffer is kept for the next chunk.
