@@ -278,23 +278,16 @@ oracle_testdata() {
     for data in "$ROOT"/testdata/*.fs; do both "$data" --exercise; done
 }
 
-# inspect_one DATA HISTORY [FLAG ...] inspects a database, converts it, and lets the
-# real ZODB judge what was told, besides the rows that came of it.
-inspect_one() {
-    local data=$1 history=$2 name base blobs planted code=0 expected=0 flags
-    shift 2
-    base=$(basename "$data" .fs)
-    blobs=$(blob_dir "$data")
-    planted=${data%.fs}.planted.json
-    name=inspect_${base//[^a-z0-9]/_}_$history
-    local config=$SCRATCH/$name.toml report=$SCRATCH/$name.json log=$SCRATCH/$name.log rejects=$SCRATCH/$name.rejects
+# inspect_judged NAME HISTORY CONFIG [FLAG ...] inspects what a configuration names,
+# converts it, and lets the real ZODB judge what was told, besides the rows that
+# came of it. SOURCE is what names the source to scripts/oracle.
+inspect_judged() {
+    local name=$1 history=$2 config=$3 code=0 expected=0 flags
+    shift 3
+    local report=$SCRATCH/$name.json log=$SCRATCH/$name.log rejects=$SCRATCH/$name.rejects
     local dsn="dbname=$name user=$PGUSER host=$PGHOST port=$PGPORT"
     psql -X -q -d postgres -c "CREATE DATABASE $name" || return 1
-    {
-        printf '[source]\ntype = "filestorage"\npath = "%s"\n' "$data"
-        [ -z "$blobs" ] || printf 'blob-dir = "%s"\n' "$blobs"
-        printf '\n[destination]\ntype = "pgjsonb"\ndsn = "%s"\nhistory-preserving = %s\n' "$dsn" "$history"
-    } >"$config"
+    printf '\n[destination]\ntype = "pgjsonb"\ndsn = "%s"\nhistory-preserving = %s\n' "$dsn" "$history" >>"$config"
     zodb-convert inspect --json -w 2 "$@" "$config" >"$report" 2>"$log" || code=$?
     [ "$(psql -X -At -d "$name" -c "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace")" = 0 ] ||
         { echo "the inspection wrote to the destination"; return 1; }
@@ -307,15 +300,31 @@ inspect_one() {
     code=0
     zodb-convert -w 2 --log-format json --allow-missing-blobs --rejects "$rejects" "$config" >"$log" 2>&1 || code=$?
     case $code in 0 | 3) ;; *) cat "$log"; return 1 ;; esac
-    flags=(--source "$data" --report "$report" --log "$log" --dsn "$dsn")
+    flags=("${SOURCE[@]}" --report "$report" --log "$log" --dsn "$dsn")
     [ "$history" = false ] || flags+=(--history)
-    [ -z "$blobs" ] || flags+=(--blob-dir "$blobs")
     [ ! -s "$rejects" ] || flags+=(--rejects "$rejects")
-    [ ! -f "$planted" ] || flags+=(--planted "$planted")
     [[ " $* " != *" --no-reachability "* ]] || flags+=(--no-reachability)
     scripts/oracle inspect "${flags[@]}" --blind || return 1
     psql -X -q -d postgres -c "DROP DATABASE $name"
     rm -f "$config" "$report" "$log" "$rejects"
+}
+
+# inspect_one DATA HISTORY [FLAG ...] judges the inspection of a database.
+inspect_one() {
+    local data=$1 history=$2 name base blobs planted
+    shift 2
+    base=$(basename "$data" .fs)
+    blobs=$(blob_dir "$data")
+    planted=${data%.fs}.planted.json
+    name=inspect_${base//[^a-z0-9]/_}_$history
+    {
+        printf '[source]\ntype = "filestorage"\npath = "%s"\n' "$data"
+        [ -z "$blobs" ] || printf 'blob-dir = "%s"\n' "$blobs"
+    } >"$SCRATCH/$name.toml"
+    SOURCE=(--source "$data")
+    [ -z "$blobs" ] || SOURCE+=(--blob-dir "$blobs")
+    [ ! -f "$planted" ] || SOURCE+=(--planted "$planted")
+    inspect_judged "$name" "$history" "$SCRATCH/$name.toml" "$@"
 }
 
 # inspect_both DATA [FLAG ...] judges what is told for each kind of destination.
@@ -334,6 +343,43 @@ inspect_testdata() {
     pg_start
     for data in "$ROOT"/testdata/*.fs; do inspect_both "$data"; done
     inspect_both "$ROOT/testdata/plone.fs" --no-reachability
+}
+
+# inspect_relational_one LABEL HISTORY judges the inspection of the RelStorage in PLACE.
+inspect_relational_one() {
+    local name=rs_inspect_$1_$2
+    {
+        printf '[source]\ntype = "relstorage"\n'
+        [ -z "${BLOBS:-}" ] || printf 'blob-dir = "%s"\nshared-blob-dir = true\n' "$BLOBS"
+        printf '%s\n' "$SECTION"
+    } >"$SCRATCH/$name.toml"
+    SOURCE=(--relstorage "$PLACE")
+    [ -z "${BLOBS:-}" ] || SOURCE+=(--shared-blob-dir "$BLOBS")
+    inspect_judged "$name" "$2" "$SCRATCH/$name.toml"
+}
+
+# inspect_relational ENGINE [NAME ...] judges the inspection of databases of
+# testdata/relstorage (all, or those named), with and without history.
+inspect_relational() {
+    local engine=$1 base label history
+    shift
+    pg_start
+    if [ "$engine" = mysql ]; then maria_start; fi
+    for base in ${*:-$(relational_names)}; do
+        for base in "$base-hp" "$base-hf"; do
+            label=${engine}_${base//-/_}
+            relational_place "$engine" "$label" || return 1
+            relational_fill "$engine" "$label" "$base" || return 1
+            BLOBS=
+            [ ! -d "testdata/relstorage/$base.blobs" ] || BLOBS=$ROOT/testdata/relstorage/$base.blobs
+            for history in false true; do
+                case $label in *_hf) [ "$history" = false ] || continue ;; esac
+                echo "-- inspect $label, history-preserving = $history"
+                checked inspect_relational_one "$label" "$history"
+            done
+            relational_drop "$engine" "$label"
+        done
+    done
 }
 
 # inspect_planted OBJECTS SEED PROFILE ... judges it on databases of so many
@@ -436,6 +482,10 @@ relational_both() {
     done
 }
 
+# relational_names lists the databases of testdata/relstorage, but for those of
+# RelStorage 2: the present one would change them before it reads them.
+relational_names() { (cd testdata/relstorage && ls *.dump.jsonl.gz | sed 's/-h[pf]\..*//' | grep -v release21 | sort -u); }
+
 # oracle_relational ENGINE OBJECTS SEED [NAME ...] takes the databases of
 # testdata/relstorage (all, or those named), and one of so many objects with and
 # without history. Those of RelStorage 2 are none that the present one reads
@@ -443,7 +493,7 @@ relational_both() {
 oracle_relational() {
     local engine=$1 objects=$2 seed=$3 base label names
     shift 3
-    names=${*:-$(cd testdata/relstorage && ls *.dump.jsonl.gz | sed 's/-h[pf]\..*//' | grep -v release21 | sort -u)}
+    names=${*:-$(relational_names)}
     pg_start
     if [ "$engine" = mysql ]; then maria_start; fi
     for base in $names; do

@@ -32,7 +32,7 @@ from ZODB.FileStorage.FileStorage import FileIterator
 from ZODB.POSException import POSKeyError
 from ZODB.scripts import analyze
 from ZODB.serialize import referencesf
-from ZODB.utils import get_pickle_metadata, load_current, repr_to_oid, u64, z64
+from ZODB.utils import get_pickle_metadata, load_current, p64, repr_to_oid, u64, z64
 
 from zodbdata import relational
 
@@ -41,16 +41,18 @@ from .expected import read_rejects, text_of
 ZLIB = b".z"
 UNKNOWN = "(unknown)"  # the class of what has none
 MAGIC, OLD_MAGIC = b"FS30", b"FS21"
+ROW = 32  # what the tool counts for a row beside its values
+BLOB_TABLE = "the table blob_chunk"
 
 Current = collections.namedtuple("Current", "tid data")
 Row = collections.namedtuple("Row", "transactions objects revisions deleted rejected blobs blob_bytes")
 
 
 class Counted:
-    """Everything that is counted; what a source cannot tell is None."""
+    """Everything that is counted."""
 
     def __init__(self):
-        self.kind, self.bytes, self.tail, self.python2 = None, None, None, False
+        self.kind, self.bytes, self.tail, self.python2, self.history = None, 0, 0, False, True
         self.tids, self.statuses, self.escaped = [], collections.Counter(), []
         self.records = 0
         self.back = self.compressed = 0
@@ -122,7 +124,6 @@ def read_file(path, blob_dir=None, rejects=None):
             _as_python2_says(made, path)
         _check_sums(made, copy)
         _index(made, copy)
-    made.bytes = made.bytes or 0
     if blob_dir:
         _blobs(made, blob_dir)
     return made
@@ -131,21 +132,32 @@ def read_file(path, blob_dir=None, rejects=None):
 def read_relational(place, shared_blob_dir=None, rejects=None):
     """Count a RelStorage."""
     made = Counted()
-    made.kind, made.rejects, made.tail = "relstorage", read_rejects(rejects), ""
+    made.kind, made.rejects = "relstorage", read_rejects(rejects)
     with tempfile.TemporaryDirectory(prefix="oracle-") as folder:
-        storage = relational.opened(place, relational.keeps_history(place), shared_blob_dir or os.path.join(folder, "cache"), bool(shared_blob_dir), read_only=True)
+        made.history = relational.keeps_history(place)
+        storage = relational.opened(place, made.history, shared_blob_dir or os.path.join(folder, "cache"), bool(shared_blob_dir), read_only=True)
         try:
-            _transactions(made, storage.iterator(), False)
-            made.back = None  # it stores the pickles again
+            _transactions(made, storage.iterator(), False)  # an undo writes the pickles again
             _walk(made, storage)
-            for key in made.blob_records()[0]:
-                path = relational.blob_file(storage, *key)
-                if path is not None:
-                    made.files[key] = os.path.getsize(path)
+            if shared_blob_dir:
+                _blobs(made, shared_blob_dir)
+            made.place = " and ".join(filter(None, (BLOB_TABLE, made.place)))
+            _chunks(made, storage)
         finally:
             storage.close()
-    made.place = None
     return made
+
+
+def _chunks(made, storage):
+    """The blobs that are rows, by loadBlob, which gives the shared files, too."""
+    every, _ = made.blob_records()
+    for key in every:
+        path = relational.blob_file(storage, *key)
+        if path is not None:
+            made.files[key] = os.path.getsize(path)
+    with storage._load_connection.isolated_connection() as cursor:
+        cursor.execute("SELECT DISTINCT zoid, tid FROM blob_chunk")
+        made.orphans |= {(p64(oid), p64(tid)) for oid, tid in cursor.fetchall()} - every
 
 
 def _readable(path):
@@ -175,6 +187,8 @@ def _transactions(made, txns, file):
         made.statuses[txn.status] += 1
         if any(text_of(raw).encode() != raw for raw in (txn.user, txn.description)):
             made.escaped.append(txn.tid)
+        if not file:
+            made.bytes += ROW + len(txn.user) + len(txn.description) + len(txn.extension_bytes) + sum(ROW + len(record.data or b"") for record in txn)
         last = {}  # of several records of an object in one transaction the last counts
         for record in txn:
             made.records += 1

@@ -76,8 +76,11 @@ class Truth:
             "history_free": c.rows(False)._asdict(), "history_preserving": c.rows(True, self._known())._asdict(),
         }
         made["python2"] = c.python2 or made["python2_strings"] > 0
-        made["packed"] = "yes" if made["packed_transactions"] else "no" if c.tids else "unknown"
-        return {key: value for key, value in made.items() if value is not None}
+        if c.kind == "relstorage" and not c.history:
+            made["packed"], made["packed_transactions"] = "unknown", 0
+        else:
+            made["packed"] = "yes" if made["packed_transactions"] else "no" if c.tids else "unknown"
+        return made
 
     def _known(self):
         """The rejects that are known: which older records are rejected is known only if they were decoded."""
