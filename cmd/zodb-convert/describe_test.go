@@ -268,6 +268,9 @@ func TestCompletions(t *testing.T) {
 		{"--source-zope-conf ", nil, nil, files},
 		{"status ", nil, nil, files},
 		{"status --j", []string{"--json"}, nil, noFiles},
+		{"in", []string{"inspect", "init"}, []string{"site.toml"}, files},
+		{"inspect --no", []string{"--no-reachability"}, nil, noFiles},
+		{"inspect --temp-dir ", nil, nil, files},
 		{"status a.toml ", nil, []string{"site.toml"}, noFiles},
 		{"completion ", []string{"bash", "zsh", "fish"}, []string{"site.toml"}, noFiles},
 	} {

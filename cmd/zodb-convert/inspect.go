@@ -171,7 +171,7 @@ func (i *inspection) survey(ctx context.Context, dst dest.Destination) *dest.Sur
 			sentences[n] = i.redact(sentences[n])
 		}
 	}
-	if s.Problem != "" {
+	if s.Problem != "" && ctx.Err() == nil {
 		i.note("no conversion could begin: " + s.Problem)
 	}
 	return s
