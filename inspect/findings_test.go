@@ -2,6 +2,7 @@ package inspect_test
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -14,9 +15,11 @@ import (
 
 	_ "modernc.org/sqlite"
 
+	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/desttest"
 	"github.com/zodb-convert/zodb-convert/inspect"
 	"github.com/zodb-convert/zodb-convert/internal/fixture"
+	"github.com/zodb-convert/zodb-convert/pipeline"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/source/relstorage"
 	"github.com/zodb-convert/zodb-convert/zodb"
@@ -340,5 +343,40 @@ func TestRowsOfBothKindsAreTold(t *testing.T) {
 	}
 	if same < 20 {
 		t.Errorf("only %d databases were compared", same)
+	}
+}
+
+// What does not fit into the memory is refused, or left out and said so.
+func TestMemoryIsKept(t *testing.T) {
+	b := desttest.NewBuilder()
+	records := []desttest.Record{thing(zodb.Root)}
+	for i := range zodb.OID(150_000) {
+		records = append(records, thing((i+1)*0x9e3779b97f4a7c15>>2))
+	}
+	commit(b, 1, "", records...)
+	_, err := inspect.Run(t.Context(), b.Source(t), inspect.Options{Memory: 66 << 20})
+	if refused := (*dest.RefusedError)(nil); !errors.As(err, &refused) || !strings.Contains(refused.Hint, "--memory") {
+		t.Errorf("with little memory: %v", err)
+	}
+	r := look(t, b.Source(t), inspect.Options{Memory: 80 << 20})
+	if len(r.Source.Revisions) > 0 || !strings.Contains(strings.Join(r.Notes, "\n"), "revisions of each object") || r.Source.Current != 150_001 {
+		t.Errorf("%d objects, by revisions %v; notes %q", r.Source.Current, r.Source.Revisions, r.Notes)
+	}
+	if r := look(t, b.Source(t), inspect.Options{Memory: 256 << 20}); !slices.Equal(r.Source.Revisions, []int64{150_001}) || r.Source.MaxRevision != 1 {
+		t.Errorf("with more memory: %v", r.Source.Revisions)
+	}
+}
+
+func TestInspectionCanBeCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := inspect.Run(ctx, fileStorage(t, "../testdata/plone.fs"), inspect.Options{Workers: 2, Reachability: true, TempDir: t.TempDir(),
+		Progress: func(ev pipeline.Event) {
+			if ev.Phase == pipeline.Inspecting {
+				cancel()
+			}
+		}})
+	if !errors.Is(err, context.Canceled) || r == nil || r.Estimate != nil || r.Source.Damage != "" {
+		t.Errorf("%v; %+v", err, r)
 	}
 }
