@@ -41,6 +41,8 @@ type limit struct {
 
 func (l limit) free() int { return l.max - l.used }
 
+const databaseLimit, roleLimit = "the limit of the database", "the limit of the role"
+
 // tightest is the limit that leaves the fewest connections.
 func (s *server) tightest() limit {
 	return slices.MinFunc(s.limits, func(a, b limit) int { return a.free() - b.free() })
@@ -59,9 +61,9 @@ func readLimits(ctx context.Context, q watermark.Querier) ([]limit, error) {
 				WHEN rolsuper OR reserved AND name = 'reserved_connections' THEN 0 ELSE -setting::int END)::int
 			FROM pg_catalog.pg_settings WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')),
 			(SELECT count(*)::int FROM clients) FROM me
-		UNION ALL SELECT 'the limit of the database', datconnlimit, (SELECT count(*)::int FROM clients WHERE datname = current_database())
+		UNION ALL SELECT '`+databaseLimit+`', datconnlimit, (SELECT count(*)::int FROM clients WHERE datname = current_database())
 			FROM pg_catalog.pg_database, me WHERE datname = current_database() AND datconnlimit >= 0 AND NOT rolsuper
-		UNION ALL SELECT 'the limit of the role', rolconnlimit, (SELECT count(*)::int FROM clients WHERE usename = session_user)
+		UNION ALL SELECT '`+roleLimit+`', rolconnlimit, (SELECT count(*)::int FROM clients WHERE usename = session_user)
 			FROM me WHERE rolconnlimit >= 0 AND NOT rolsuper`)
 	if err != nil {
 		return nil, err

@@ -224,7 +224,7 @@ func (s *surveyor) problem(err error) {
 		return
 	}
 	text := sentence(err.Error())
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		text = fmt.Sprintf("%s was not asked to the end: %s", s.d.Name(), text)
 	}
 	switch {
@@ -294,7 +294,7 @@ func (s *surveyor) readRights(ctx context.Context) error {
 func (s *surveyor) tableRights(add func(name string, needed, granted bool, hint string), role string) {
 	for _, name := range slices.Sorted(maps.Keys(s.layout.tables)) {
 		t, full := s.layout.tables[name], s.layout.name(name)
-		add("own the table "+name, true, t.owned, fmt.Sprintf("ALTER TABLE %s OWNER TO %s, or GRANT the role of its owner TO %s", full, role, role))
+		add("alter the table "+name+", as its owner", true, t.owned, fmt.Sprintf("ALTER TABLE %s OWNER TO %s, or GRANT the role of its owner TO %s", full, role, role))
 		if t.rowLevel {
 			add("see all rows of the table "+name, true, false, fmt.Sprintf("ALTER TABLE %s DISABLE ROW LEVEL SECURITY for the time of the load", full))
 		}

@@ -325,7 +325,15 @@ func TestConnectionsAreThoseOfTheTightestLimit(t *testing.T) {
 	s.Exec(t, super, "ALTER DATABASE "+d.name()+" CONNECTION LIMIT 2")
 	if got := survey(t, config, 4); got.Connections.Free != 1 || !strings.Contains(got.Problem, "1 free connections, 5 are needed") {
 		t.Errorf("%+v, %q", got.Connections, got.Problem)
+	} else {
+		says(t, "the advice", got.Advice, "4 workers take 5 connections and the limit of the database leaves 1: end other sessions, or raise it (ALTER DATABASE")
+		follow(t, s, super, got.Advice[slices.IndexFunc(got.Advice, func(a string) bool { return strings.Contains(a, "4 workers") })])
+		if got = survey(t, config, 4); got.Problem != "" || got.Connections.Free != 5 {
+			t.Errorf("%+v, %q", got.Connections, got.Problem)
+		}
 	}
+	says(t, "the advice", survey(t, config, 6).Advice, "6 workers take 7 connections and the limit of the database leaves 5: use -w 4, or raise it (ALTER DATABASE")
+	says(t, "the advice", survey(t, pgjsonb.Config{DSN: super}, 100).Advice, "or raise it to ", "(-c max_connections=")
 	if got := survey(t, pgjsonb.Config{DSN: super}, 4); got.Connections.Limit != "max_connections" || got.Connections.Max != 60 || got.Problem != "" {
 		t.Errorf("a superuser has %+v, %q", got.Connections, got.Problem)
 	}

@@ -44,7 +44,7 @@ var settingNames = []string{
 func readSettings(ctx context.Context, q watermark.Querier) (map[string]*setting, error) {
 	rows, err := q.Query(ctx, `SELECT name, reset_val, coalesce(unit, ''), vartype, source, coalesce(sourcefile, ''),
 			coalesce(enumvals, '{}'), context = 'postmaster'
-		FROM pg_catalog.pg_settings WHERE name = ANY($1::text[]) OR name = 'checkpoint_completion_target'`, settingNames)
+		FROM pg_catalog.pg_settings WHERE name = ANY($1::text[]) OR name IN ('checkpoint_completion_target', 'max_connections')`, settingNames)
 	if err != nil {
 		return nil, err
 	}
@@ -329,7 +329,7 @@ func adviseSync(c *conditions, s *setting) (load, after string) {
 		return "", ""
 	}
 	return c.system(s, "on") + anew + ": what is noted as done may not be on the disk",
-		c.system(s, "on") + " before the site starts, and then sync on the server: a crash of the machine can destroy the database"
+		c.system(s, "on") + " before the site starts, and then run sync on the server: a crash of the machine can destroy the database"
 }
 
 func advisePages(c *conditions, s *setting) (load, after string) {

@@ -3,6 +3,7 @@ package pgjsonb
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -68,6 +69,7 @@ func (s *surveyor) general(c *conditions) (out []string) {
 	if c.settings != nil {
 		s.note("How much memory and how much free disk the server has cannot be asked by SQL: what is said of settings holds for 4 GB of memory or more.")
 	}
+	s.fewConnections(c)
 	ship := &c.shipping
 	if ship.archive {
 		say("The write-ahead log is archived (archive_mode), and a load makes about as much of it as the database will take: see that the archive has room for it.")
@@ -90,6 +92,36 @@ func (s *surveyor) general(c *conditions) (out []string) {
 		}
 	}
 	return out
+}
+
+// fewConnections tells how many workers there can be, and how to allow more.
+func (s *surveyor) fewConnections(c *conditions) {
+	have := s.out.Connections
+	missing := have.Needed - have.Free
+	if missing <= 0 {
+		return
+	}
+	raise := "raise max_connections"
+	switch most := c.settings["max_connections"]; {
+	case have.Limit == roleLimit:
+		raise = fmt.Sprintf("raise it (ALTER ROLE %s CONNECTION LIMIT %d)", quote(s.server.login), have.Max+missing)
+	case have.Limit == databaseLimit:
+		raise = fmt.Sprintf("raise it (ALTER DATABASE %s CONNECTION LIMIT %d)", quote(s.d.connect.config.Database), have.Max+missing)
+	case most != nil:
+		raise = "raise it to " + c.system(most, strconv.FormatInt(most.number()+int64(missing), 10))
+	}
+	less := "end other sessions"
+	if workers := s.workers - missing; workers > 0 {
+		less = fmt.Sprintf("use -w %d", workers)
+	}
+	s.recommend("%s connections and %s leaves %d: %s, or %s.", takes(s.workers, have.Needed), have.Limit, have.Free, less, raise)
+}
+
+func takes(workers, connections int) string {
+	if workers == 1 {
+		return fmt.Sprintf("One worker takes %d", connections)
+	}
+	return fmt.Sprintf("%d workers take %d", workers, connections)
 }
 
 func receive(n int) string {
