@@ -52,6 +52,7 @@ func (s *Summary) Text() string {
 	s.forms(&b)
 	s.classes(&b)
 	s.codec(&b)
+	s.python2(&b)
 	s.metadata(&b)
 	s.rejects(&b)
 	s.missingBlobs(&b)
@@ -415,6 +416,27 @@ func (s *Summary) codec(b *strings.Builder) {
 	}
 	wrap(b, text+".", "")
 	b.WriteString("\n")
+}
+
+// python2 tells what the application needs besides. Python 3 cannot tell the bytes
+// of Python 2 from its text.
+func (s *Summary) python2(b *strings.Builder) {
+	forms := s.Report.Totals.Forms
+	text, raw := forms[jsonb.Python2Text.String()], forms[jsonb.Python2Bytes.String()]
+	if text+raw == 0 {
+		return
+	}
+	wrap(b, fmt.Sprintf("Python 2 has written %s: %s ASCII and became text, %s not and became bytes. If the application "+
+		"wants something else, zodbupdate --convert-py3 has to make it of the Data.fs, before the conversion; "+
+		"after it, it reaches only attributes for which there are rules.", Plural(text+raw, "str value"), isAre(text), isAre(raw)), "")
+	b.WriteString("\n")
+}
+
+func isAre(n int64) string {
+	if n == 1 {
+		return "1 is"
+	}
+	return Count(n) + " are"
 }
 
 func (s *Summary) metadata(b *strings.Builder) {

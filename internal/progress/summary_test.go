@@ -124,6 +124,10 @@ func TestSummaryText(t *testing.T) {
 			withBlobs(s)
 			return s
 		}},
+		{"python2", func(s *Summary) *Summary {
+			s.Report.Totals.Forms = map[string]int64{"python2-text": 12000, "python2-bytes": 1}
+			return s
+		}},
 		{"missing-blobs", func(s *Summary) *Summary {
 			withBlobs(s)
 			s.Outcome, s.Report.Totals.Rejected = Rejected, 1
