@@ -43,6 +43,8 @@ type specimen struct {
 	// of it there.
 	Loss  string `json:"loss,omitempty"`
 	Codec string `json:"codec,omitempty"`
+	// Next is what becomes of it when the application saves the object again.
+	Next string `json:"next,omitempty"`
 	// Endless tells that it is not tried there.
 	Endless bool `json:"endless,omitempty"`
 	// MayReject is why a reject is to be expected.
@@ -410,6 +412,12 @@ func generated(t *testing.T, page []byte, place *regexp.Regexp, text string) []b
 	})
 }
 
+// notShown are forms whose loss on the next save the examples do not show: one is
+// stored without sharing; a call is not made by what it returns; large integers
+// are no trouble, but 256 MB of anything are; and a BTree does not load from a
+// state with a key too many.
+var notShown = []jsonb.Form{jsonb.CapsuleShared, jsonb.RefInCallable, jsonb.CapsuleSize, jsonb.BTreeGeneric}
+
 // formTable is a table of the examples, and the queries.
 func formTable(t *testing.T, examples []specimen) string {
 	t.Helper()
@@ -444,6 +452,8 @@ func formTable(t *testing.T, examples []specimen) string {
 		}
 		if form == jsonb.SharedCopied {
 			save = "lost already"
+		} else if !slices.Contains(notShown, form) && (example.Next != "keeps it") != form.LostOnSave() {
+			t.Errorf("%v: when it is saved again the codec %s", form, example.Next)
 		}
 		fmt.Fprintf(&table, "| `%s` | %s | `%s` | %s | %s |\n", form, code(example.Python), cell(example.State), codec, save)
 		q := queries[form]

@@ -483,6 +483,15 @@ class Made(datetime.tzinfo):
     def seen(self):
         return self.how, self.args, self.kw, self.states, self.pairs, self.list
 
+    def __reduce_ex__(self, protocol):
+        """As an application pickles it. It has one state by then."""
+        made = (type(self), self.args) if self.how == "call" else (copyreg.__newobj__, (type(self), *self.args))
+        if self.kw:
+            made = copyreg.__newobj_ex__, (type(self), self.args, self.kw)
+        if self.how == "reconstructed":
+            made = copyreg._reconstructor, self.args
+        return *made, self.states[-1] if self.states else None, iter(self.list) if self.list else None, iter(self.pairs) if self.pairs else None
+
 
 def reconstructor(cls, base, state):
     made = Made.__new__(cls if issubclass(cls, Made) else Made, cls, base, state)
@@ -1249,7 +1258,7 @@ def example_table():
         ("items-reordered", written("a subclass of list, its items pickled after its state", b"}X\1\0\0\0xcapp\nListSub\n)\x81}X\1\0\0\0aK\1sb(K\1K\2es.")),
         ("capsule-cycle", ("a parent and a child that refer to each other", pickled("parent_and_child()")[1])),
         ("capsule-state", ("an object whose state a call of a function sets", pickled("by_setter()", 5)[1])),
-        ("capsule-depth", ("700 lists, each in the next", pickled("nested(700)")[1])),
+        ("capsule-depth", ("1,100 lists, each in the next", pickled("nested(1100)")[1])),
         ("capsule-expansion", ("a list that holds a list twice, and so on 40 times", pickled("doubled(40)")[1])),
         ("capsule-size", ("an integer of 70,000 bytes", pickled("1 << 560000")[1])),
         ("capsule-extension", ("an object whose class is in copyreg's extension registry", pickled("extended()")[1])),
@@ -1455,6 +1464,9 @@ def stored(dsn, strict):
             if (record is None) != ("reject" in line):
                 raise Difference("it is there although it was rejected" if record else "it is missing")
             line["verdict"] = expected_reject(line) if record is None else sharing_compared(source, record, strict)
+            if record is not None and "form" in line:
+                again = {"record_hex": saved_again(record).hex()} if line["form"] != "capsule-expansion" else {"endless": True}
+                line["next"] = by_codec(again, rows)
             if record is not None:
                 line["real"] = really_compare(source, record, line["verdict"] == "shared")
                 check_real(line, line["real"])
@@ -1509,6 +1521,35 @@ def usually_deep(load):
         return load()
     finally:
         sys.setrecursionlimit(limit)
+
+
+def saved_again(record):
+    """The record that an application writes of an object that it has loaded."""
+    import zodbpickle.pickle_3
+
+    class Pickler(zodbpickle.pickle_3._Pickler):
+        def persistent_id(self, obj):
+            return obj.pid if isinstance(obj, RealRef) else None
+
+        def save_global(self, obj, name=None, **_):
+            if obj is reconstructor:
+                obj = copyreg._reconstructor
+            code = copyreg._extension_registry.get((obj.__module__, obj.__qualname__))
+            if code:
+                self.write(pickle.EXT2 + code.to_bytes(2, "little"))
+                return
+            self.write(b"c" + obj.__module__.encode() + b"\n" + obj.__qualname__.encode() + b"\n")
+            self.memoize(obj)
+
+        dispatch = dict(zodbpickle.pickle_3._Pickler.dispatch)
+        dispatch[type] = dispatch[types.FunctionType] = dispatch[types.BuiltinFunctionType] = save_global
+
+    out = io.BytesIO()
+    module, name = class_names(execute(record)[0])
+    pickler = Pickler(out, 3)
+    pickler.write(b"\x80\x03c" + module.encode() + b"\n" + name.encode() + b"\n.")
+    pickler.dump(really_load(record))
+    return out.getvalue()
 
 
 def compare_refs(source, refs):
