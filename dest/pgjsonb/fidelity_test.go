@@ -359,6 +359,8 @@ func lossTable(t *testing.T, losses []specimen) string {
 		}
 		fmt.Fprintf(&table, "| %s | %s | %s | %s |\n", l.Loss, l.Codec, here, as)
 	}
+	// TestAStateThatJSONBCannotHoldIsCompressed is about this one.
+	fmt.Fprintf(&table, "| text of more than 256 MB | refuses it | the same | `%s` |\n", jsonb.CapsuleSize)
 	return table.String()
 }
 
