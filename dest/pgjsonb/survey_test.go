@@ -188,7 +188,7 @@ func TestAdviceOnAServerThatIsTunedForSpeed(t *testing.T) {
 		pgtest.Setting("max_wal_size", "2GB"), pgtest.Setting("checkpoint_timeout", "30min"))
 	got := survey(t, pgjsonb.Config{DSN: s.NewDatabase(t)}, 2)
 	for name, want := range map[string]struct{ load, after string }{
-		"fsync":                {"on (-c fsync=on where the server is started", "and then sync on the server"},
+		"fsync":                {"on (-c fsync=on where the server is started", "and then run sync on the server"},
 		"full_page_writes":     {"convert anew with --clear", "unless the file system"},
 		"autovacuum":           {"", "on (-c autovacuum=on"},
 		"track_counts":         {"", "without it autovacuum does nothing"},
@@ -223,6 +223,32 @@ func TestStorageParametersThatSwitchAutovacuumOffAreFound(t *testing.T) {
 		if off && slices.ContainsFunc(survey(t, pgjsonb.Config{DSN: d.dsn}, 1).Settings, func(s dest.Setting) bool { return strings.Contains(s.Name, "autovacuum_enabled") }) {
 			t.Error("once it is followed there is still advice")
 		}
+	}
+}
+
+// TestManyObjectsAreEstimatedAndVacuumedSooner lets PostgreSQL take a table for
+// larger than it is.
+func TestManyObjectsAreEstimatedAndVacuumedSooner(t *testing.T) {
+	d := newDatabase(t)
+	convert(t, d, desttest.NewBuilder(), false)
+	super := d.server.DSN(d.name())
+	d.exec(t, "INSERT INTO transaction_log (tid) VALUES (1)")
+	d.exec(t, "INSERT INTO object_state SELECT n, 1, 'm', 'c', '{}', 2 FROM generate_series(1, 100001) n")
+	d.exec(t, "ALTER TABLE object_state SET (autovacuum_enabled = off)") // it would correct the estimate
+	d.server.Exec(t, super, "UPDATE pg_class SET reltuples = 2e6 WHERE oid = 'object_state'::regclass")
+	config := pgjsonb.Config{DSN: d.dsn}
+	got := survey(t, config, 1)
+	if got.Objects != 2_000_000 {
+		t.Errorf("there are %d objects", got.Objects)
+	}
+	says(t, "the notes", got.Notes, "The number of objects is PostgreSQL's estimate.")
+	set := settingOf(t, got, "autovacuum_vacuum_scale_factor")
+	if set.Load != "" || !strings.Contains(set.After, "after some 400000 changes") {
+		t.Fatalf("%+v", set)
+	}
+	follow(t, d.server, super, set.After)
+	if set = settingOf(t, survey(t, config, 1), set.Name); set.After != "" {
+		t.Errorf("once it is followed there is still %+v", set)
 	}
 }
 
