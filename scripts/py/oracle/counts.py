@@ -39,7 +39,7 @@ from zodbdata import relational
 from .expected import read_rejects, text_of
 
 ZLIB = b".z"
-UNKNOWN = "(unknown)"  # the class of what has none
+UNKNOWN = ""  # the class of what has none
 MAGIC, OLD_MAGIC = b"FS30", b"FS21"
 ROW = 32  # what the tool counts for a row beside its values
 BLOB_TABLE = "the table blob_chunk"
