@@ -59,18 +59,18 @@ func (d *Destination) Survey(ctx context.Context, workers int) *dest.Survey {
 // lookAround asks what State asks, in its order: the first refusal is the one
 // that State gives.
 func (s *surveyor) lookAround(ctx context.Context) {
-	s.problem(s.ask(ctx, func() (err error) {
+	s.need(ctx, func() (err error) {
 		s.layout, err = readLayout(ctx, s.conn)
 		return err
-	}))
+	})
 	schema := "pg_catalog" // where nobody may create anything
 	if s.layout != nil {
 		schema = s.layout.schema
 	}
-	s.problem(s.ask(ctx, func() (err error) {
+	s.need(ctx, func() (err error) {
 		s.server, err = readServer(ctx, s.conn, schema)
 		return err
-	}))
+	})
 	if s.server != nil {
 		s.describe()
 	}
@@ -87,9 +87,19 @@ func (s *surveyor) lookAround(ctx context.Context) {
 	}
 }
 
-// readState finds out what is there. A role that lacks rights has been told so
-// before: it does not own the tables.
+// need asks for something without which there is no conversion.
+func (s *surveyor) need(ctx context.Context, fn func() error) {
+	if !s.conn.IsClosed() {
+		s.problem(s.ask(ctx, fn))
+	}
+}
+
+// readState finds out what is there. Where there is a problem already, such as
+// that the role does not own the tables, this follows from it.
 func (s *surveyor) readState(ctx context.Context) {
+	if s.conn.IsClosed() {
+		return
+	}
 	var state *dest.State
 	find := func() (err error) {
 		if state, err = readState(ctx, s.conn, s.layout); err == nil && state.Run != nil {
@@ -101,7 +111,7 @@ func (s *surveyor) readState(ctx context.Context) {
 	switch {
 	case err == nil:
 		s.state = state
-	case s.out.Problem != "" && denied(err), code(err) == "55P03", code(err) == "57014" && ctx.Err() == nil:
+	case s.out.Problem != "", code(err) == "55P03", code(err) == "57014" && ctx.Err() == nil:
 		s.unanswered(ctx, "what the tables hold", err)
 	default:
 		s.problem(err)

@@ -603,13 +603,30 @@ func TestSurveyOfAStandbyAndItsPrimary(t *testing.T) {
 func TestSurveyIsBrokenOffInASentence(t *testing.T) {
 	d := newDatabase(t)
 	convert(t, d, desttest.Sample(false), false)
+	holder, err := pgx.Connect(t.Context(), d.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close(context.Background())
 	dst := d.Open(t, false)
 	defer dst.Close()
-	ctx, cancel := context.WithCancel(t.Context())
+	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	got := dst.Survey(ctx, 1)
-	if !strings.Contains(got.Problem, "was not asked to the end: context canceled") {
+	if got := dst.Survey(ended, 1); !strings.Contains(got.Problem, "was not asked to the end: context canceled") {
 		t.Errorf("the problem is %q", got.Problem)
+	}
+	if _, err := holder.Exec(t.Context(), "BEGIN; LOCK TABLE object_state IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	limited, cancel := context.WithTimeout(t.Context(), time.Second) // less than it waits for a lock
+	defer cancel()
+	begun := time.Now()
+	got := dst.Survey(limited, 1)
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if !strings.Contains(got.Problem, "was not asked to the end: ") || !strings.Contains(got.Problem, "deadline exceeded") || got.Server == "" {
+		t.Errorf("%+v", got)
 	}
 }
 
