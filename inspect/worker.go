@@ -159,7 +159,10 @@ func protocol(record []byte) int {
 	if len(record) > 1 && record[0] == 0x80 {
 		return min(int(record[1]), protocols-1)
 	}
-	rest := record
+	rest := bytes.TrimLeft(record, "(")
+	if len(rest) > 0 && (rest[0] == 'U' || rest[0] == 'T' || rest[0] == 'X') {
+		return 1 // the class by its names, as ZODB wrote it once, in opcodes of protocol 1
+	}
 	for range 2 { // the class: module and name
 		line := bytes.IndexByte(rest, '\n')
 		if line < 0 {
