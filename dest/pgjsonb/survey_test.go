@@ -665,14 +665,17 @@ func TestConnectionThatIsLostWithinASurvey(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		ended <- terminate(ctx, d.dsn, "application_name = 'zodb-convert inspect' AND wait_event_type = 'Lock' AND datname = current_database()")
+		ended <- terminate(t.Context(), d.dsn, "application_name = 'zodb-convert inspect' AND wait_event_type = 'Lock' AND datname = current_database()")
 	}()
 	got := survey(t, pgjsonb.Config{DSN: d.dsn}, 1)
-	cancel()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatalf("nobody has waited for the lock: %+v", got)
 	}
 	if !strings.Contains(got.Problem, "terminating connection") || got.Server == "" {
 		t.Errorf("%+v", got)
