@@ -544,12 +544,14 @@ oracle_graphs() {
 
 # graphs_stored [--preserve-sharing] converts and compares one part.
 graphs_stored() {
-    local dsn="dbname=graphs user=$PGUSER host=$PGHOST port=$PGPORT" strict="" code=0
+    local dsn="dbname=graphs user=$PGUSER host=$PGHOST port=$PGPORT" strict="" code=0 rejects=$SCRATCH/graphs.rejects
     [ $# = 0 ] || strict=--strict
     psql -X -q -d postgres -c "CREATE DATABASE graphs" || return 1
     printf '[source]\ntype = "filestorage"\npath = "%s"\n[destination]\ntype = "pgjsonb"\ndsn = "%s"\n' "$SCRATCH/graphs.fs" "$dsn" >"$SCRATCH/graphs.toml"
-    zodb-convert -w 2 "$@" "$SCRATCH/graphs.toml" >"$SCRATCH/graphs.log" 2>&1 || { cat "$SCRATCH/graphs.log"; return 1; }
-    "$ZODB_PYTHON" scripts/py/codecoracle.py stored "$dsn" $strict <"$SCRATCH/graphs.jsonl" >"$SCRATCH/graphs.rows" || code=1
+    rm -f "$rejects"
+    zodb-convert -w 2 --rejects "$rejects" "$@" "$SCRATCH/graphs.toml" >"$SCRATCH/graphs.log" 2>&1 || [ $? = 3 ] || { cat "$SCRATCH/graphs.log"; return 1; }
+    [ -e "$rejects" ] || : >"$rejects"
+    "$ZODB_PYTHON" scripts/py/codecoracle.py stored "$dsn" $strict --rejects "$rejects" <"$SCRATCH/graphs.jsonl" >"$SCRATCH/graphs.rows" || code=1
     [ "$code" = 0 ] || grep -m 10 '"difference"' "$SCRATCH/graphs.rows" | cut -c1-600
     "$SCRATCH/comparerecords" <"$SCRATCH/graphs.rows" || code=1
     zodb-convert verify -q -w 2 "$SCRATCH/graphs.toml" >"$SCRATCH/graphs.log" 2>&1 || { cat "$SCRATCH/graphs.log"; code=1; }

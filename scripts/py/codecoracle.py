@@ -6,7 +6,8 @@
     codecoracle.py losses                the same: one for each thing that the released codec loses
     codecoracle.py check [--old]         the same lines with what internal/encoderecords adds
     codecoracle.py database OUT.fs       puts such lines into a FileStorage, and gives them an oid
-    codecoracle.py stored DSN [--strict] the same lines, whose objects are in a database
+    codecoracle.py stored DSN [--strict] [--rejects FILE]
+                                         the same lines, whose objects are in a database
 
 check passes each state through json.loads, the storage's own clean-up and
 encode_zodb_record, executes the record that comes out and the original one
@@ -19,7 +20,7 @@ out, all others have to be right there too.
 stored lets the real storage load each object from PostgreSQL and compares in
 the same way; ZODB's own unpickler loads both as well, and the objects are compared;
 refs has to name the objects that a pack must not remove. It prints the lines again with the verdict, and with the columns
-of the row. A line with "reject" has to be missing. With --strict copies of
+of the row. A line with "reject" has to be missing, and so has one that FILE names. With --strict copies of
 shared parts are differences, too.
 """
 
@@ -980,7 +981,8 @@ class Maker:
         elif how == 11:
             o = collections.defaultdict(list, {"a": v()})
         elif how == 12:
-            o = functools.partial(int, v(), base=8)
+            o = r.choice([lambda: functools.partial(int, v(), base=8), lambda: collections.deque([v()], r.choice([None, 3])), lambda: self.library(v),
+                          lambda: self.library(v)])()
         elif how in (13, 14):
             o = AnyState()
             o.state = r.choice([v, lambda: {"@args": (1,), "@state": v()}, lambda: {"@args": {"@args": (1,), "@kwargs": {}}, "@state": 1},
@@ -1049,6 +1051,21 @@ class Maker:
             return holder
         return value
 
+    def library(self, v):
+        """An object of ZODB's own classes that is no object of its own in the database."""
+        from BTrees import IFBTree, IOBTree, Length, LOBTree, OOBTree
+        from persistent.list import PersistentList
+        from persistent.mapping import PersistentMapping
+
+        r = self.r
+        n = r.choice([0, 1, 3, 100])
+        return r.choice([
+            lambda: OOBTree.OOBTree({"k%d" % i: i for i in range(n)}), lambda: IOBTree.IOBTree({i: v() for i in range(n % 5)}),
+            lambda: LOBTree.LOBucket({self.r.randrange(2**40): v()}), lambda: OOBTree.OOTreeSet("abc"[:n]), lambda: IOBTree.IOSet(range(n)),
+            lambda: IFBTree.IFBTree({i: r.choice(FLOATS) for i in range(n % 4)}), lambda: Length.Length(n),
+            lambda: PersistentMapping(self.dict(1)), lambda: PersistentList([v(), n]), lambda: IFBTree.IFBucket({1: float("nan")}),
+        ])()
+
     def btree(self, depth):
         """Module, name and state of a node of a BTree."""
         r = self.r
@@ -1083,6 +1100,9 @@ class Maker:
         if r.random() < 0.05:
             cls = (Old(module.encode()), Old(name.encode())) if module.isascii() else Class(module, name)
             return self.pickles(protocol, lambda c: (cls, None), module, name, state)
+        if r.random() < 0.005:
+            self.may_reject = "constructor arguments"
+            return self.pickles(protocol, r.choice([lambda c: (c, (1,)), lambda c: ((module, name), ("a", None))]), module, name, state)
         shape = r.choice([lambda c: c, lambda c: (c, None), lambda c: (c, ()), lambda c: ((module, name), None)])
         return self.pickles(protocol, shape, module, name, state)
 
@@ -1436,7 +1456,15 @@ def database(path):
     storage.close()
 
 
-def stored(dsn, strict):
+def rejects(args):
+    """What the tool has listed as rejected, by oid."""
+    if "--rejects" not in args:
+        return {}
+    with open(args[args.index("--rejects") + 1]) as lines:
+        return {int(r["oid"], 16): r["reason"] for r in map(json.loads, lines)}
+
+
+def stored(dsn, strict, rejected):
     """Compare what the real storage loads with the records of the lines."""
     import psycopg
     from ZODB.POSException import POSKeyError
@@ -1451,6 +1479,8 @@ def stored(dsn, strict):
     for text in sys.stdin:
         line = json.loads(text)
         source = bytes.fromhex(line["record_hex"])
+        if line["oid"] in rejected:
+            line["reject"] = rejected[line["oid"]]
         try:
             row = rows.execute("SELECT class_mod, class_name, state::text, refs FROM object_state WHERE zoid = %s", (line["oid"],)).fetchone()
             if row:
@@ -1583,6 +1613,6 @@ if __name__ == "__main__":
     elif sys.argv[1] == "database":
         database(sys.argv[2])
     elif sys.argv[1] == "stored":
-        sys.exit(stored(sys.argv[2], "--strict" in sys.argv))
+        sys.exit(stored(sys.argv[2], "--strict" in sys.argv, rejects(sys.argv)))
     else:
         sys.exit(check("--old" in sys.argv))
