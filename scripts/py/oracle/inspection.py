@@ -140,10 +140,15 @@ def planted(truth, path):
     return wanted["forms"]
 
 
-def conversion(path):
-    """The values with special forms, and the records for a new codec, that a conversion has counted, from its log in JSON."""
+def summary(path):
+    """The last line of a conversion's log in JSON."""
     with open(path) as f:
-        last = [line for line in map(json.loads, filter(lambda line: line.startswith("{"), f)) if "special_forms" in line][-1]
+        return [line for line in map(json.loads, filter(lambda line: line.startswith("{"), f)) if "special_forms" in line][-1]
+
+
+def conversion(path):
+    """The values with special forms, and the records for a new codec, that a conversion has counted."""
+    last = summary(path)
     return {**last["special_forms"], **({NEW_CODEC: last["new_codec"]} if last["new_codec"] else {})}
 
 
@@ -168,6 +173,18 @@ def check_rows(report, dsn, history):
     for key, value in wanted.items():
         if found[key] != value:
             yield f"source.history_{'preserving' if history else 'free'}.{key}", f"is {found[key]}, the destination holds {value}"
+
+
+def check_estimate(report, log, dsn):
+    """Yield where the estimate is not what a conversion came to: all blobs in PostgreSQL, text of so many bytes, and about so much disk."""
+    estimate, last = report["estimate"], summary(log)
+    for field, wanted in (("state_bytes", last["state_bytes"]), ("blob_bytes", last["blob_bytes"]), ("s3_bytes", 0)):
+        if estimate[field] != wanted:
+            yield f"estimate.{field}", f"is {estimate[field]}, the conversion counts {wanted}"
+    size = size_of(dsn)
+    print(f"tables and indexes take {size / 1e6:,.1f} MB, {estimate['disk_bytes'] / size:.2f} times as much was estimated")
+    if size >= 20 << 20 and not 0.8 <= estimate["disk_bytes"] / size <= 1.5:  # of smaller ones empty pages are a large part
+        yield "estimate.disk_bytes", f"is {estimate['disk_bytes']}, the destination takes {size}"
 
 
 def size_of(dsn):
