@@ -178,13 +178,14 @@ func (w *referenceWriter) record(oid uint64, size int64, loose []jsonb.Reference
 	return w.flush()
 }
 
-// tooMany is what add says when the set of oids has no room. Without reachability
-// that costs one finding only.
+// tooMany is what add says when the set of oids has no room, because they lie far
+// from each other. How far the rest do, nobody knows. Without reachability that
+// costs one finding only.
 func (w *referenceWriter) tooMany() error {
 	if w.file == nil {
 		return nil
 	}
-	return w.refused(w.opts.Objects, max(2*w.memory.most+w.memory.most/2, w.opts.Memory+1<<20))
+	return w.refused(w.opts.Objects, 2*w.opts.Memory)
 }
 
 // flush writes what has been collected to the file.
