@@ -224,7 +224,7 @@ func adviseBuffers(c *conditions, s *setting) (load, after string) {
 	if s.number() >= 512*mib {
 		return "", ""
 	}
-	return c.system(s, "1GB") + ", or a quarter of the server's memory: indexes are built in it, and looked up",
+	return c.system(s, "1GB") + ", or a quarter of the server's memory: tables and indexes are written and read through it",
 		"leave it there, the site reads through it"
 }
 

@@ -75,7 +75,7 @@ func (s *surveyor) general(c *conditions) (out []string) {
 		say("The write-ahead log is archived (archive_mode), and a load makes about as much of it as the database will take: see that the archive has room for it.")
 	}
 	if ship.archive && ship.failing {
-		say("The archive has not taken the latest file of the write-ahead log (pg_stat_archiver): as long as that lasts all of it stays in pg_wal, and a load would fill its disk. Mend archive_command first.")
+		say("The archive has not taken the latest file of the write-ahead log (pg_stat_archiver): as long as that lasts all of it stays in pg_wal, and a load would fill its disk. Mend that first.")
 	}
 	if n := ship.receivers; n > 0 {
 		say("%s the write-ahead log of the server at this moment: the load goes to them, too. See that their disks have room for the database and that they keep up.", receive(n))
@@ -88,7 +88,7 @@ func (s *surveyor) general(c *conditions) (out []string) {
 			say("Nobody reads the replication slot %q, for which the server keeps %s of its write-ahead log now and would keep all of that of the load: start its reader, or give it up with SELECT pg_drop_replication_slot('%s').",
 				slot.name, roughly(slot.kept), strings.ReplaceAll(slot.name, "'", "''"))
 		case !slot.active:
-			say("Nobody reads the replication slot %q: the server keeps up to %s of its write-ahead log for it, and a load makes more, after which the slot is lost and its standby has to be made anew.", slot.name, keep)
+			say("Nobody reads the replication slot %q: the server keeps up to %s of its write-ahead log for it, and a load makes more, after which the slot is lost and its reader, a standby for example, has to be made anew.", slot.name, keep)
 		}
 	}
 	return out
