@@ -51,6 +51,14 @@ func (b *buckets) differing(o *buckets) map[int]bool {
 	return out
 }
 
+// above is how many rows there are more in o than in b.
+func (b *buckets) above(o *buckets) (n int64) {
+	for i := range b.counts {
+		n += int64(o.counts[i].Load() - b.counts[i].Load())
+	}
+	return n
+}
+
 // portions cuts differing buckets into parts of which none holds more keys than
 // limit, or a single bucket.
 func (b *buckets) portions(differing map[int]bool, limit uint64) []map[int]bool {

@@ -240,3 +240,25 @@ func TestTablesThatOthersHideAreTold(t *testing.T) {
 		t.Errorf("found %v", all)
 	}
 }
+
+// forgetful keeps back a record, as a mistake in a source would let it.
+type forgetful struct{ source.Log }
+
+func (f forgetful) Read(ctx context.Context, opts source.ReadOptions, emit func(*source.Chunk) error) error {
+	return f.Log.Read(ctx, opts, func(c *source.Chunk) error {
+		c.Records = c.Records[:len(c.Records)-1]
+		return emit(c)
+	})
+}
+
+// What a source does not give is in neither side of a comparison, and must not pass
+// for compared.
+func TestASourceThatDoesNotGiveEverythingIsNotCompared(t *testing.T) {
+	b := desttest.NewBuilder()
+	b.Commit(desttest.Transaction{TID: 5 << 40}, thing(0, "root"), thing(1, "a"), thing(2, "b"))
+	p := built(t, false, b)
+	p.open = func(t testing.TB) source.Source { return forgetful{b.Source(t)} }
+	if _, _, err := p.try(t, verify.Options{}); err == nil || !strings.Contains(err.Error(), "has 3 records, and 2 were read") {
+		t.Errorf("%v", err)
+	}
+}

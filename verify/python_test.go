@@ -180,6 +180,13 @@ func TestFloatsThatPythonLosesAreFound(t *testing.T) {
 	if got := found(t, all); !slices.Equal(got, []string{"value 2", "value 3", "value 4", "value 5", "value 6"}) {
 		t.Errorf("found %v", got)
 	}
+	for i := range all {
+		if d := &all[i]; d.Kind == verify.OtherValue && (!strings.Contains(d.Path, "value") || d.Source == "" || d.Destination == "" || d.Source == d.Destination) {
+			t.Errorf("not located: %s", d)
+		} else {
+			t.Log(d)
+		}
+	}
 	own := &pair{path: path, dsn: postgres.Server(t).NewDatabase(t)}
 	own.convert(t, pipeline.Options{})
 	if _, all := own.verify(t, verify.Options{}); len(all) > 0 {

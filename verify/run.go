@@ -61,6 +61,10 @@ type run struct {
 	// large lets one large record be compared at a time.
 	large sync.Mutex
 
+	// given counts what the source has given or left out, to compare it with what the
+	// scan has found.
+	given struct{ records, transactions atomic.Int64 }
+
 	events struct {
 		sync.Mutex
 		done, records int64
@@ -226,6 +230,8 @@ func (r *run) compare(ctx context.Context) error {
 	group.Go(func() error {
 		defer close(chunks)
 		return r.read(ctx, func(c *source.Chunk) error {
+			r.given.records.Add(int64(len(c.Records)) + c.Superseded + c.Dropped)
+			r.given.transactions.Add(int64(len(c.Transactions)))
 			select {
 			case chunks <- c:
 				return nil
@@ -254,7 +260,27 @@ func (r *run) compare(ctx context.Context) error {
 			return nil
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return r.whole()
+}
+
+// whole makes sure that the source has given all that it has: what it keeps back
+// neither a conversion nor a comparison can miss.
+func (r *run) whole() error {
+	for _, n := range []struct {
+		what        string
+		given, want int64
+	}{
+		{"transaction", r.given.transactions.Load(), r.info.Transactions},
+		{"record", r.given.records.Load(), r.info.Records},
+	} {
+		if n.given != n.want {
+			return fmt.Errorf("%s has %d %ss, and %d were read: this is a mistake in this program or a source that has changed", r.info.Identity.Name, n.want, n.what, n.given)
+		}
+	}
+	return nil
 }
 
 // spare is what becomes of a worker that got no connection: a server or a pooler
@@ -315,17 +341,30 @@ func (r *run) extra(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e := extras{r, r.states.differing(states), r.revisions.differing(revisions), r.blobs.differing(blobs)}
+	e := extras{run: r, states: r.states.differing(states), revisions: r.revisions.differing(revisions), blobs: r.blobs.differing(blobs)}
 	if err := e.name(ctx); err != nil {
 		return err
 	}
+	if err := r.named("object_state and object_history", r.states.above(states)+r.revisions.above(revisions), e.named); err != nil {
+		return err
+	}
 	return r.extraTransactions(ctx)
+}
+
+// named makes sure that each row that no record has led to was named.
+func (r *run) named(where string, above, named int64) error {
+	if named >= above {
+		return nil
+	}
+	return r.tally.differ(Difference{Kind: NotCompared, Path: where,
+		Reason: fmt.Sprintf("%d rows belong to records of the source and were not found by them: this is a mistake in this program", above-named)})
 }
 
 // extras names rows that are too much.
 type extras struct {
 	*run
 	states, revisions, blobs map[int]bool
+	named                    int64 // rows of objects
 }
 
 // knownKeys bounds how many keys of the source are held at a time.
@@ -412,6 +451,7 @@ func (e *extras) part(ctx context.Context, part map[int]bool) error {
 		default:
 			return nil
 		}
+		e.named++
 		return e.tally.differ(d)
 	})
 	if err != nil {
@@ -459,6 +499,7 @@ func (r *run) extraTransactions(ctx context.Context) error {
 		}
 		return nil
 	}
+	named := int64(0)
 	for _, part := range r.transactions.portions(r.transactions.differing(there), r.knownKeys()) {
 		known := map[zodb.TID]bool{}
 		err := r.src.Transactions(ctx, func(t *source.Transaction) error {
@@ -474,13 +515,14 @@ func (r *run) extraTransactions(ctx context.Context) error {
 			if !part[bucketOf(uint64(tid))] || tid < r.opts.Since || r.site(tid) || known[tid] {
 				return nil
 			}
+			named++
 			return r.tally.differ(Difference{Kind: ExtraTransaction, TID: tid.String(), tid: tid, Reason: "the source has no such transaction"})
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.named("transaction_log", r.transactions.above(there), named)
 }
 
 func (r *run) start(p pipeline.Phase, total int64) {
