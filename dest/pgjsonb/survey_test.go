@@ -452,6 +452,15 @@ func TestSurveyOfAFilledDestination(t *testing.T) {
 			t.Errorf("faults (-verify +survey):\n%s", diff)
 		}
 
+		// With a key that is there one may read without being allowed to list.
+		key, secret := d.s3.NewUser(t)
+		d.s3.Allow(t, d.bucket, key, "s3:GetObject")
+		reader := d.open(t, pgjsonb.Config{HistoryPreserving: history, S3: d.store(t, func(c *s3blob.Config) { c.AccessKey, c.SecretKey = key, secret })})
+		defer reader.Close()
+		if got := surveyOf(t, reader, 1); !rightOf(t, got, "read objects of s3://").Granted || rightOf(t, got, "list the objects of s3://").Granted {
+			t.Errorf("%+v", got.Rights)
+		}
+
 		// What --incremental would not take.
 		other := d.open(t, pgjsonb.Config{HistoryPreserving: !history, S3: d.store(t, func(c *s3blob.Config) { c.Prefix = "elsewhere" })})
 		defer other.Close()

@@ -3,6 +3,7 @@ package pgjsonb
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -63,13 +64,25 @@ func (s *surveyor) estimateBlobs(ctx context.Context) error {
 // sampledPages is how many pages of rows of blobs tell of the others.
 const sampledPages = 2000
 
+// someKey is that of a blob that should be in S3, or one like it. By an object that
+// is there the store tells more.
+func (s *surveyor) someKey(ctx context.Context) string {
+	key := s3blob.Key(0, 0)
+	if slices.ContainsFunc(s.out.BlobTiers, func(t dest.BlobTier) bool { return t.Tier == "s3" }) {
+		s.question(ctx, "a blob in S3", func(ctx context.Context) error {
+			return s.conn.QueryRow(ctx, `SELECT s3_key FROM `+s.layout.name(blobState)+` WHERE s3_key <> '' LIMIT 1`).Scan(&key)
+		})
+	}
+	return key
+}
+
 // lookAtBucket asks the store what can be asked without writing.
 func (s *surveyor) lookAtBucket(ctx context.Context) {
 	store := s.d.config.S3
 	if store == nil || ctx.Err() != nil {
 		return
 	}
-	access, err := store.Access(ctx, s3blob.Key(0, 0))
+	access, err := store.Access(ctx, s.someKey(ctx))
 	if err != nil {
 		if ctx.Err() == nil {
 			s.problem(s.d.unusable(err))
