@@ -233,6 +233,7 @@ var queries = map[jsonb.Form]query{
 // record is among the rejects; our reader agrees; the queries in
 // docs/fidelity.md find the rows. -update writes the table there.
 func TestFidelity(t *testing.T) {
+	t.Logf("%s", oracle(t, nil, "selftest"))
 	vectors := slices.DeleteFunc(specimens(t, oracle(t, nil, "vectors", "../../testdata/codec-vectors.jsonl")), func(s specimen) bool {
 		return s.RecordHex == "" // a record without data is a deletion
 	})

@@ -4,6 +4,7 @@
     codecoracle.py vectors FILE          the same from the recorded vectors
     codecoracle.py examples              the same: one for each special form, with its text in Python
     codecoracle.py losses                the same: one for each thing that the released codec loses
+    codecoracle.py selftest              proves that differences are seen
     codecoracle.py check [--old]         the same lines with what internal/encoderecords adds
     codecoracle.py database OUT.fs       puts such lines into a FileStorage, and gives them an oid
     codecoracle.py stored DSN [--strict] [--rejects FILE]
@@ -1403,6 +1404,44 @@ def nested_tuples(depth):
     return value
 
 
+def selftest():
+    """Both comparisons see each of these differences, and none where there is none."""
+    one, child = [1], Plain()
+    late = lambda fold: datetime.datetime(2024, 10, 27, 2, 30, fold=fold)
+    ordered = collections.OrderedDict
+    mine = lambda **state: setattr_all(Plain(), state)
+    pairs = [
+        (float("nan"), None), (float("nan"), FLOATS[-1]), (0.0, -0.0), (1, 1.0), (1, True), (0, False), (2**64, 2**64 + 1), (1e16, 10**16), ("a", b"a"),
+        (b"a", bytearray(b"a")), ("a\ud800", "a\ufffd"), ([1], (1,)), ({1}, frozenset({1})), ({1: 2}, {1: 3}), ({1: 2}, {1.0: 2}), ({"1": 2}, {1: 2}), ({}, ordered()),
+        (ordered(a=1, b=2), ordered(b=2, a=1)), ({1, 2}, {1, 3}), ({1}, {1.0}), ([one, one], [[1], [1]]), (twice({}), [{}, {}]), (knotted_list(), [[]]),
+        (knotted_dict(), {"x": 1, "self": {}, "y": 2}), (knotted_tuple(), (([],), 1, 2, 3)), (late(0), late(1)), (in_zone(UTC()), in_zone(datetime.timezone.utc)),
+        (in_zone(None), in_zone(datetime.timezone.utc)), (decimal.Decimal("1.5"), decimal.Decimal("1.50")), (mine(a=1), mine(a=2)), (mine(a=1), DictSub()),
+        (mine(a=child, b=child), mine(a=Plain(), b=Plain())), (DictSub(a=1), DictSub()), (ListSub([1, 2]), ListSub([2, 1])), (ListSub([1]), [1]),
+        (uuid.UUID(int=5), uuid.UUID(int=6)), (uuid.UUID(int=5), uuid.UUID(int=5, is_safe=uuid.SafeUUID.safe)), (Plain, DictSub), (StrSub("a"), "a"),
+        (collections.deque([1]), collections.deque([1], 3)), (functools.partial(int, base=8), functools.partial(int, base=9)),
+        (Persistent((oid(5), Plain)), Persistent((oid(6), Plain))), (Persistent((oid(5), Plain)), Persistent((oid(5), DictSub))), (Persistent(oid(5)), oid(5)),
+        (Persistent(["w", (oid(5),)]), Persistent(["n", ("db", oid(5))])), (datetime.timedelta(1), datetime.timedelta(2)), (complex(1, 0.0), complex(1, -0.0)),
+    ]
+    for a, b in pairs:
+        protocol = 4 if isinstance(a, datetime.datetime) and a.fold != b.fold else 3
+        a, b = of_item(a, protocol), of_item(b, protocol)
+        for judge in (lambda x, y: compare(x, y, False), lambda x, y: really_compare(x, y, False)):
+            for x in (a, b):
+                assert judge(x, x) == "same", x
+            for x, y in ((a, b), (b, a)):
+                try:
+                    judge(x, y)
+                except Difference:
+                    continue
+                raise AssertionError("no difference between %r and %r" % (x, y))
+    print("%d differences are seen" % len(pairs))
+
+
+def setattr_all(o, state):
+    o.__dict__.update(state)
+    return o
+
+
 def losses():
     for i, (text, record, *more) in enumerate(loss_table()):
         line = {"id": "loss-%d" % i, "loss": text, "record_hex": record.hex()}
@@ -1608,6 +1647,8 @@ if __name__ == "__main__":
         generate(int(sys.argv[2]), int(sys.argv[3]))
     elif sys.argv[1] == "examples":
         examples()
+    elif sys.argv[1] == "selftest":
+        selftest()
     elif sys.argv[1] == "losses":
         losses()
     elif sys.argv[1] == "database":
