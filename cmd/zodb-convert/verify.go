@@ -290,7 +290,7 @@ func verifyText(r *verify.Result, o *verifyOptions) string {
 		if i == 0 {
 			key = "declared"
 		}
-		row(key, "%s %s %s", progress.Count(c.Count), c.Kind, c.Class)
+		row(key, "%s", strings.TrimSpace(progress.Count(c.Count)+" "+c.Kind+" "+c.Class))
 	}
 	for _, n := range r.Notes {
 		row("note", "%s", n)
