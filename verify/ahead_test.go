@@ -16,9 +16,8 @@ import (
 	"github.com/zodb-convert/zodb-convert/zodb"
 )
 
-// later lets the site of a RelStorage write: what the last transaction has
-// written, and what some older ones have.
-func later(t *testing.T, dir string, history bool) {
+// later lets the site of a RelStorage write which objects a condition names.
+func later(t *testing.T, dir string, history bool, which string) {
 	t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(dir, "main.sqlite3"))
 	if err != nil {
@@ -27,7 +26,7 @@ func later(t *testing.T, dir string, history bool) {
 	defer db.Close()
 	statements := []string{
 		`CREATE TABLE later AS SELECT zoid, tid AS old, (SELECT max(tid) + 4096 FROM object_state) AS tid FROM object_state s
-			WHERE state IS NOT NULL AND tid = (SELECT max(tid) FROM object_state i WHERE i.zoid = s.zoid) ORDER BY s.tid DESC LIMIT 7`,
+			WHERE state IS NOT NULL AND s.tid = (SELECT max(tid) FROM object_state i WHERE i.zoid = s.zoid) AND ` + which,
 		`UPDATE blob_chunk SET tid = (SELECT max(tid) FROM later) WHERE zoid IN (SELECT zoid FROM later)`,
 		`UPDATE object_state SET tid = (SELECT max(tid) FROM later) WHERE zoid IN (SELECT zoid FROM later)`,
 	}
@@ -45,6 +44,21 @@ func later(t *testing.T, dir string, history bool) {
 	}
 }
 
+// relStorage converts a RelStorage in SQLite.
+func relStorage(t *testing.T, d fixture.Database, dir string, history bool) *pair {
+	t.Helper()
+	p := &pair{history: history, dsn: postgres.Server(t).NewDatabase(t), open: func(t testing.TB) source.Source {
+		src, err := relstorage.Open(t.Context(), relstorage.Options{SQLite: &relstorage.SQLite{DataDir: dir}, BlobDir: d.BlobDir(), Connections: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { src.Close() })
+		return src
+	}}
+	p.convert(t, pipeline.Options{})
+	return p
+}
+
 // What a RelStorage has changed since is not converted yet. Neither the revision
 // that was the newest before, which has no row of history yet, nor its blob is a
 // difference, and neither is a transaction that is gone from a source that keeps
@@ -57,19 +71,12 @@ func TestRelStorageThatHasChangedSinceIsNoDifference(t *testing.T) {
 				t.Run(d.String()+map[bool]string{true: "/history"}[to], func(t *testing.T) {
 					t.Parallel()
 					dir := d.SQLite(t)
-					p := &pair{history: to, dsn: postgres.Server(t).NewDatabase(t), open: func(t testing.TB) source.Source {
-						src, err := relstorage.Open(t.Context(), relstorage.Options{SQLite: &relstorage.SQLite{DataDir: dir}, BlobDir: d.BlobDir(), Connections: 2})
-						if err != nil {
-							t.Fatal(err)
-						}
-						t.Cleanup(func() { src.Close() })
-						return src
-					}}
-					p.convert(t, pipeline.Options{})
+					p := relStorage(t, d, dir, to)
 					if _, all := p.verify(t, verify.Options{}); len(all) > 0 {
 						t.Fatalf("untouched: %v", all)
 					}
-					later(t, dir, from)
+					// What the last transaction has written, and what some older ones have.
+					later(t, dir, from, "true ORDER BY s.tid DESC LIMIT 7")
 					r, all := p.verify(t, verify.Options{})
 					if len(all) > 0 || r.NotConverted != 1 || r.NotConvertedRecords == 0 || from && r.SiteTransactions > 0 {
 						t.Errorf("%v; %d transactions and %d records are not converted, %d transactions of a site", all, r.NotConverted, r.NotConvertedRecords, r.SiteTransactions)
@@ -83,6 +90,33 @@ func TestRelStorageThatHasChangedSinceIsNoDifference(t *testing.T) {
 					was, _ := p.verify(t, verify.Options{})
 					if count := m.count(t, "object_state"); was.Differences != count {
 						t.Errorf("%d differences in %d rows: %v", was.Differences, count, was.Kinds)
+					}
+				})
+			}
+		}
+	}
+}
+
+// So it is with objects that a site of the destination has changed, too.
+func TestBothSitesHaveWritten(t *testing.T) {
+	for _, name := range []string{"history", "blobs"} {
+		for _, from := range []bool{false, true} {
+			for _, to := range []bool{false, true} {
+				d := fixture.Named(t, name, from)
+				t.Run(d.String()+map[bool]string{true: "/history"}[to], func(t *testing.T) {
+					t.Parallel()
+					dir := d.SQLite(t)
+					p := relStorage(t, d, dir, to)
+					m := newMutator(t, p, 0)
+					m.exec(t, "INSERT INTO transaction_log SELECT max(tid) + 8192 FROM transaction_log")
+					if to {
+						m.exec(t, "INSERT INTO object_history SELECT * FROM object_state")
+					}
+					m.exec(t, "UPDATE object_state SET state = '{}', tid = (SELECT max(tid) FROM transaction_log)")
+					later(t, dir, from, "s.tid < (SELECT max(tid) FROM object_state)")
+					r, all := p.verify(t, verify.Options{})
+					if len(all) > 0 || r.NotConverted != 1 || r.NotConvertedRecords == 0 || r.SiteTransactions != 1 {
+						t.Errorf("%v; %d transactions and %d records are not converted, %d transactions of a site", all, r.NotConverted, r.NotConvertedRecords, r.SiteTransactions)
 					}
 				})
 			}

@@ -415,7 +415,8 @@ func (e *extras) part(ctx context.Context, part map[int]bool) error {
 			key := source.Key{OID: rec.OID, TID: rec.TID}
 			if e.isCurrent(rec) {
 				current[rec.OID] = true
-				replaced[rec.OID] = rec.TID > e.common && !e.content.HistoryPreserving()
+				// Of a source with history all revisions are read, if they are asked for.
+				replaced[rec.OID] = rec.TID > e.common && (e.info.Undescribed || !e.content.HistoryPreserving())
 			}
 			revisions[key] = true
 			data, _, err := e.data(ctx, rec, &scratch)
@@ -439,6 +440,9 @@ func (e *extras) part(ctx context.Context, part map[int]bool) error {
 		d := Difference{OID: k.OID.String(), TID: k.TID.String(), oid: k.OID, tid: k.TID}
 		tid, known := older[k.OID]
 		switch {
+		case !k.Current && replaced[k.OID] && k.TID <= e.common:
+			e.named++
+			return nil
 		case k.Current && known:
 			d.Kind, d.TID, d.tid, d.Path, d.Source, d.Destination = OtherTID, tid.String(), tid, "tid", tid.String(), k.TID.String()
 		case k.Current && !current[k.OID]:
