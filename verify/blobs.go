@@ -79,6 +79,12 @@ func (w *worker) compareBlob(ctx context.Context, b *blobPair) error {
 	case err != nil:
 		return err
 	case b.rows == 0:
+		// One that cannot be read is missing in the source, too.
+		if _, err := hashBlob(ctx, blob, false); errors.As(err, &lost) {
+			return w.sourceLost(b, lost)
+		} else if err != nil {
+			return err
+		}
 		return w.tally.differ(w.blobDifference(MissingBlob, b.rec, Difference{Source: size(blob.Size)}))
 	case b.row.Size != blob.Size:
 		return w.tally.differ(w.blobDifference(OtherBlob, b.rec, Difference{Path: "blob_size", Source: size(blob.Size), Destination: size(b.row.Size)}))

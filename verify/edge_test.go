@@ -262,3 +262,33 @@ func TestASourceThatDoesNotGiveEverythingIsNotCompared(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// torn is a source in which the file of a blob breaks off while it is read.
+type torn struct{ source.Log }
+
+func (s torn) Blob(ctx context.Context, r *source.Record) (*source.Blob, error) {
+	b, err := s.Log.Blob(ctx, r)
+	if err == nil {
+		b.Open = func(context.Context) (source.BlobReader, error) {
+			return nil, &source.BlobError{OID: r.OID, TID: r.TID, Path: b.Path, Problem: "cannot be read"}
+		}
+	}
+	return b, err
+}
+
+// A blob whose file cannot be read is missing in the source for a conversion, and
+// so it is here.
+func TestBlobsThatCannotBeReadAreMissingInTheSource(t *testing.T) {
+	b := desttest.NewBuilder()
+	b.Commit(desttest.Transaction{TID: 5 << 40}, thing(0, "root"), desttest.BlobOf(1, []byte("bytes")))
+	p := &pair{dsn: postgres.Server(t).NewDatabase(t), open: func(t testing.TB) source.Source { return torn{b.Source(t)} }}
+	p.convert(t, pipeline.Options{})
+	r, all := p.verify(t, verify.Options{})
+	if len(all) != 0 || len(r.Declared) != 1 || r.Declared[0].Kind != verify.SourceBlobLost {
+		t.Errorf("declared %v, %v", r.Declared, all)
+	}
+	p.open = func(t testing.TB) source.Source { return b.Source(t) }
+	if _, all := p.verify(t, verify.Options{}); len(all) != 1 || all[0].Kind != verify.MissingBlob {
+		t.Errorf("readable again: %v", all)
+	}
+}
