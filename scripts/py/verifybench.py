@@ -100,11 +100,11 @@ def run_all(options, name):
 def report(options, name, path, names, results, failed):
     size = os.path.getsize(path)
     print(f"\n### {name}: {bench.DATA[name][2]}; Data.fs of {size / 1e6:,.0f} MB\n")
-    print("| way | seconds | median | MB/s | times the conversion, of each round | CPU s client | CPU s server | peak memory |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("| way | seconds | median | MB/s | MB per CPU s client | times the conversion, of each round | CPU s client | CPU s server | peak memory |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for key, text in names.items():
         if key in failed:
-            print(f"| {text} | failed: {failed[key]} | | | | | | |")
+            print(f"| {text} | failed: {failed[key]} | | | | | | | |")
             continue
         runs = results[key]
         best = min(runs, key=lambda r: r.seconds)
@@ -112,7 +112,7 @@ def report(options, name, path, names, results, failed):
         if key[0] == "verify":
             ratios = ", ".join(f"{v.seconds / c.seconds:.2f}" for v, c in zip(runs, results["convert", key[1]]))
         memory = "-" if best.memory is None else f"{best.memory / (1 << 20):,.0f} MB"
-        print(f"| {text} | {best.seconds:.1f} | {statistics.median(r.seconds for r in runs):.1f} | {size / 1e6 / best.seconds:.0f} | {ratios} "
+        print(f"| {text} | {best.seconds:.1f} | {statistics.median(r.seconds for r in runs):.1f} | {size / 1e6 / best.seconds:.0f} | {size / 1e6 / best.client:.0f} | {ratios} "
               f"| {best.client:.1f} | {best.server:.1f} | {memory} |")
     sys.stdout.flush()
 
