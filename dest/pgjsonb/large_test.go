@@ -1,3 +1,7 @@
+//go:build !race
+
+// The race detector makes minutes of these seconds; scripts/test runs it without.
+
 package pgjsonb_test
 
 import (
