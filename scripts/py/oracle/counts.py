@@ -26,13 +26,13 @@ import types
 import zc.zlibstorage
 import zodbpickle.slowpickle
 from persistent.TimeStamp import TimeStamp
-from ZODB.blob import LAYOUTS, BLOB_SUFFIX, FilesystemHelper, is_blob_record
+from ZODB.blob import BLOB_SUFFIX, LAYOUTS, FilesystemHelper, is_blob_record
 from ZODB.FileStorage import FileStorage
 from ZODB.FileStorage.FileStorage import FileIterator
 from ZODB.POSException import POSKeyError
 from ZODB.scripts import analyze
 from ZODB.serialize import referencesf
-from ZODB.utils import get_pickle_metadata, load_current, p64, repr_to_oid, u64, z64
+from ZODB.utils import get_pickle_metadata, load_current, p64, repr_to_oid, z64
 
 from zodbdata import relational
 
@@ -491,7 +491,3 @@ class Graph:
                     reached.add(oid)
                     left.append(oid)
         return reached
-
-
-def highest(oids):
-    return max(map(u64, oids), default=0)

@@ -247,7 +247,8 @@ def mixed(log, random, options):
 
     garden.fill(special, sum(number for _, number, _ in planted))
     rejects = (
-        (23, pickled((c.WithNewargs, (1, "a")), {"a": 1}, 3)), (4, pickled(c.Odd, {"a": "cut off"}, 3)[:-3]), (2, pickled(c.Odd, {}, 3)[:-1] + b"\xff."),
+        (23, pickled((c.WithNewargs, (1, "a")), {"a": 1}, 3)), (4, pickled(c.Odd, {"a": "cut off"}, 3)[:-3]),
+        (2, pickled(c.Odd, {}, 3)[:-1] + b"\xff."),  # no opcode
     )
     plants.found("rejected", sum(number for number, _ in rejects))
     bad = [record for number, record in rejects for _ in range(number)]
