@@ -174,7 +174,8 @@ func explain(cause int) (text string, altered bool) {
 	case causeRejected:
 		return "Records have no form in the destination: they are not converted, and a conversion stops unless --rejects names a file for them.", true
 	case causeNewCodec:
-		return "Records are read back right by zodb-json-codec 1.7.0 and later only: the site must have that.", false
+		// zodb-pgjsonb is content with 1.6.1, which alters them without a word.
+		return "Records are read back right by zodb-json-codec 1.7.0 and later only: a site with an earlier one, which zodb-pgjsonb allows, alters them in silence.", true
 	case causeMissingBlob:
 		return "The bytes of blobs are missing or cannot be read: a conversion stops unless --allow-missing-blobs is given, and the objects have no data then.", true
 	case causeBlobTooLarge:

@@ -37,7 +37,7 @@ NOT_JUDGED = {
 NEW_CODEC = "new-codec"
 
 # What does not arrive unchanged. All others are worth knowing only.
-ALTERED = {"rejected", "escaped-metadata", "missing-blob", "blob-too-large", "shared-copied"}
+ALTERED = {"rejected", NEW_CODEC, "escaped-metadata", "missing-blob", "blob-too-large", "shared-copied"}
 # With a history its order is that of the tids.
 ALTERED_HISTORY = ALTERED | {"falling-tid"}
 
