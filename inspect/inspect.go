@@ -45,7 +45,7 @@ func Run(ctx context.Context, src source.Source, opts Options) (*Report, error) 
 	if opts.Memory == 0 {
 		opts.Memory = DefaultMemory
 	}
-	r := &run{src: src, opts: opts, report: &Report{
+	r := &run{src: src, opts: opts, events: pipeline.NewEvents(opts.Progress), report: &Report{
 		Version: Version, Altered: []Finding{}, Notable: []Finding{}, Notes: []string{},
 		Source: Source{Classes: []Class{}, Protocols: []Protocol{}, Largest: []LargeRecord{}, Revisions: []int64{}, Packed: "unknown"},
 	}}

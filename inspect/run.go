@@ -44,10 +44,7 @@ type run struct {
 		records int64
 	}
 
-	events struct {
-		sync.Mutex
-		done, records int64
-	}
+	events *pipeline.Events
 }
 
 func (r *run) run(ctx context.Context) (err error) {
@@ -60,14 +57,14 @@ func (r *run) run(ctx context.Context) (err error) {
 	if r.references, err = newReferences(referenceOptions{
 		Reachability: r.opts.Reachability, TempDir: r.opts.TempDir, Memory: r.share(), Raise: r.raise, Objects: r.info.Objects,
 		Announce: func(n int64) {
-			r.send(pipeline.Event{Kind: pipeline.Note,
+			r.events.Send(pipeline.Event{Kind: pipeline.Note,
 				Text: fmt.Sprintf("the references between objects take up to %d MB in %s meanwhile", n>>20+1, r.opts.TempDir)})
 		},
 	}); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.references.Close()) }()
-	r.send(pipeline.Event{Kind: pipeline.PhaseStarted, Phase: pipeline.Inspecting, Total: r.info.Bytes})
+	r.events.Begin(pipeline.Inspecting, r.info.Bytes)
 	began := time.Now()
 	found, err := r.read(ctx)
 	if found != nil {
@@ -121,12 +118,10 @@ func (r *run) scan(ctx context.Context) (damaged *source.DamageError, err error)
 }
 
 func (r *run) scanUntil(ctx context.Context, until int64) (*source.Info, error) {
-	r.send(pipeline.Event{Kind: pipeline.PhaseStarted, Phase: pipeline.Scanning, Total: until})
+	r.events.Begin(pipeline.Scanning, until)
 	return r.src.Scan(ctx, source.ScanOptions{
 		Until: until, History: true, MaxSeen: max(r.opts.Memory-overheadMemory, 1),
-		Progress: func(done, total int64) {
-			r.send(pipeline.Event{Kind: pipeline.Progress, Phase: pipeline.Scanning, Done: done, Total: total})
-		},
+		Progress: r.events.Scanned,
 	})
 }
 
@@ -166,7 +161,7 @@ func (r *run) read(ctx context.Context) (*counts, error) {
 		group.Go(func() error {
 			for c := range chunks {
 				err := w.chunk(ctx, c)
-				r.progress(c.Bytes, int64(len(c.Records)))
+				r.events.Read(c.Bytes, int64(len(c.Records)))
 				c.Release()
 				if err != nil {
 					return err
@@ -230,23 +225,4 @@ func (r *run) describe() {
 		r.note(fmt.Sprintf("the highest transaction %v lies in the future (%s): every new commit will get a tid above it",
 			info.MaxTID, info.MaxTID.Time().Format(time.DateTime)))
 	}
-}
-
-func (r *run) progress(bytes, records int64) {
-	r.events.Lock()
-	r.events.done += bytes
-	r.events.records += records
-	ev := pipeline.Event{Kind: pipeline.Progress, Phase: pipeline.Inspecting, Done: r.events.done, Total: r.info.Bytes, Objects: r.events.records}
-	r.events.Unlock()
-	r.send(ev)
-}
-
-func (r *run) send(ev pipeline.Event) {
-	if r.opts.Progress == nil {
-		return
-	}
-	r.events.Lock()
-	defer r.events.Unlock()
-	ev.Time = time.Now()
-	r.opts.Progress(ev)
 }

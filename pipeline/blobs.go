@@ -102,7 +102,7 @@ func (r *run) settleBlobs(ctx context.Context, session dest.Session) error {
 			r.startPhase(Uploading, u.TotalBytes)
 		}
 		last = u
-		r.events.send(Event{Kind: Progress, Phase: Uploading, Done: u.DoneBytes, Total: u.TotalBytes, Uploads: u})
+		r.events.Send(Event{Kind: Progress, Phase: Uploading, Done: u.DoneBytes, Total: u.TotalBytes, Uploads: u})
 	})
 	if started {
 		r.endPhase(last.DoneBytes)

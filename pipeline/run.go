@@ -44,8 +44,7 @@ func Run(ctx context.Context, src source.Source, dst dest.Destination, opts Opti
 	if opts.Blobs == "" {
 		opts.Blobs = dest.Inline
 	}
-	r := &run{src: src, dst: dst, opts: opts, report: &Report{Destination: dst.Name(), DryRun: opts.DryRun}}
-	r.events.listener = opts.Progress
+	r := &run{src: src, dst: dst, opts: opts, events: NewEvents(opts.Progress), report: &Report{Destination: dst.Name(), DryRun: opts.DryRun}}
 	err := r.run(ctx)
 	r.report.PeakMemory = peakMemory()
 	return r.report, err
@@ -57,7 +56,7 @@ type run struct {
 	dst    dest.Destination
 	opts   Options
 	report *Report
-	events events
+	events *Events
 
 	phaseStart time.Time
 
@@ -149,9 +148,7 @@ func (r *run) scan(ctx context.Context, until int64) (*source.Info, error) {
 		History:   r.dst.HistoryPreserving(),
 		MaxSeen:   max(r.opts.Memory-overheadMemory, 1),
 		LargeBlob: r.largeBlob(),
-		Progress: func(done, total int64) {
-			r.events.send(Event{Kind: Progress, Phase: Scanning, Done: done, Total: total})
-		},
+		Progress:  r.events.Scanned,
 	})
 	if err != nil {
 		return nil, err
@@ -207,7 +204,7 @@ func (r *run) convert(ctx context.Context, info *source.Info) (err error) {
 		Manifest:           r.opts.Manifest,
 		BlobBytes:          r.blobBytes,
 		Log: func(s dest.Step) {
-			r.events.send(Event{Kind: StepEvent, Phase: r.current(), Step: s})
+			r.events.Send(Event{Kind: StepEvent, Phase: r.current(), Step: s})
 		},
 		Note: r.note,
 	})
@@ -460,7 +457,7 @@ func (r *run) startPhase(p Phase, total int64) {
 	r.phase = p
 	r.mu.Unlock()
 	r.phaseStart = time.Now()
-	r.events.send(Event{Kind: PhaseStarted, Phase: p, Total: total})
+	r.events.Begin(p, total)
 }
 
 func (r *run) endPhase(bytes int64) {
@@ -485,21 +482,5 @@ func (r *run) note(text string) {
 		}
 	}
 	r.report.Notes = append(r.report.Notes, text)
-	r.events.send(Event{Kind: Note, Phase: r.phase, Text: text})
-}
-
-// events calls the listener from one goroutine at a time.
-type events struct {
-	mu       sync.Mutex
-	listener func(Event)
-}
-
-func (e *events) send(ev Event) {
-	if e.listener == nil {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	ev.Time = time.Now()
-	e.listener(ev)
+	r.events.Send(Event{Kind: Note, Phase: r.phase, Text: text})
 }

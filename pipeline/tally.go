@@ -61,7 +61,7 @@ func (t *tally) compared(done, total int64) {
 // tell is called with the lock held.
 func (t *tally) tell() {
 	totals := &t.run.report.Totals
-	t.run.events.send(Event{
+	t.run.events.Send(Event{
 		Kind: Progress, Phase: t.phase,
 		Done: t.done, Total: t.total, Keys: t.keys, Earlier: t.earlier,
 		Objects: totals.Objects + totals.Revisions, Rejected: totals.Rejected,

@@ -14,8 +14,8 @@ import (
 func TestBlobsAreToldOfTenTimesASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var events []Event
-		r := &run{report: &Report{}, opts: Options{Blobs: dest.Background}}
-		r.events.listener = func(e Event) { events = append(events, e) }
+		listen := NewEvents(func(e Event) { events = append(events, e) })
+		r := &run{report: &Report{}, events: listen, opts: Options{Blobs: dest.Background}}
 		r.blobBytes(1) // nothing is written yet, or any more
 		r.tally.Store(&tally{run: r, phase: Loading, done: 7, total: 9, blobTotal: 1000 * 1000 * 8})
 		var all sync.WaitGroup

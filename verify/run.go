@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,7 +28,7 @@ func Run(ctx context.Context, src source.Source, content dest.Content, opts Opti
 	if opts.Memory == 0 {
 		opts.Memory = DefaultMemory
 	}
-	r := &run{src: src, content: content, opts: opts, result: &Result{HistoryPreserving: content.HistoryPreserving()}, otherKeys: map[string]bool{}}
+	r := &run{src: src, content: content, opts: opts, events: pipeline.NewEvents(opts.Progress), result: &Result{HistoryPreserving: content.HistoryPreserving()}, otherKeys: map[string]bool{}}
 	r.tally = newTally(r.result, &opts)
 	err := r.run(ctx)
 	r.tally.finish()
@@ -65,10 +64,7 @@ type run struct {
 	// scan has found.
 	given struct{ records, transactions atomic.Int64 }
 
-	events struct {
-		sync.Mutex
-		done, records int64
-	}
+	events *pipeline.Events
 }
 
 func (r *run) run(ctx context.Context) (err error) {
@@ -92,7 +88,7 @@ func (r *run) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	r.start(pipeline.Comparing, r.info.Bytes)
+	r.events.Begin(pipeline.Comparing, r.info.Bytes)
 	if err := r.compare(ctx); err != nil {
 		return err
 	}
@@ -158,12 +154,10 @@ func (r *run) align(ctx context.Context) (err error) {
 }
 
 func (r *run) scan(ctx context.Context, until int64) (*source.Info, error) {
-	r.start(pipeline.Scanning, until)
+	r.events.Begin(pipeline.Scanning, until)
 	info, err := r.src.Scan(ctx, source.ScanOptions{
 		Until: until, History: r.content.HistoryPreserving(), MaxSeen: max(r.opts.Memory-overheadMemory, 1),
-		Progress: func(done, total int64) {
-			r.send(pipeline.Event{Kind: pipeline.Progress, Phase: pipeline.Scanning, Done: done, Total: total})
-		},
+		Progress: r.events.Scanned,
 	})
 	if err != nil {
 		return nil, err
@@ -251,7 +245,7 @@ func (r *run) compare(ctx context.Context) error {
 			defer w.close()
 			for c := range chunks {
 				err := w.chunk(ctx, c)
-				r.progress(c.Bytes, int64(len(c.Records)))
+				r.events.Read(c.Bytes, int64(len(c.Records)))
 				c.Release()
 				if err != nil {
 					return err
@@ -291,7 +285,7 @@ func (r *run) spare(ctx context.Context, without *atomic.Int64, err error) error
 		return err
 	}
 	if n == 1 {
-		r.send(pipeline.Event{Kind: pipeline.Note, Text: "comparing with fewer workers than were asked for: " + err.Error()})
+		r.events.Send(pipeline.Event{Kind: pipeline.Note, Text: "comparing with fewer workers than were asked for: " + err.Error()})
 	}
 	return nil
 }
@@ -527,27 +521,4 @@ func (r *run) extraTransactions(ctx context.Context) error {
 		}
 	}
 	return r.named("transaction_log", r.transactions.above(there), named)
-}
-
-func (r *run) start(p pipeline.Phase, total int64) {
-	r.send(pipeline.Event{Kind: pipeline.PhaseStarted, Phase: p, Total: total})
-}
-
-func (r *run) progress(bytes, records int64) {
-	r.events.Lock()
-	r.events.done += bytes
-	r.events.records += records
-	ev := pipeline.Event{Kind: pipeline.Progress, Phase: pipeline.Comparing, Done: r.events.done, Total: r.info.Bytes, Objects: r.events.records}
-	r.events.Unlock()
-	r.send(ev)
-}
-
-func (r *run) send(ev pipeline.Event) {
-	if r.opts.Progress == nil {
-		return
-	}
-	r.events.Lock()
-	defer r.events.Unlock()
-	ev.Time = time.Now()
-	r.opts.Progress(ev)
 }

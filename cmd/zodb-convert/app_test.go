@@ -126,7 +126,7 @@ func outcome(t *testing.T, o convertOptions, reached pipeline.Phase, report *pip
 	defer out.Close()
 	a := &app{stderr: out, getenv: os.LookupEnv, signals: &signals{}}
 	o.from.Path = "migrate.toml"
-	c := &conversion{app: a, options: &o, config: &config.Config{}, opts: pipeline.Options{
+	c := &conversion{watched: watched{app: a}, options: &o, config: &config.Config{}, opts: pipeline.Options{
 		Workers: 8, Memory: pipeline.DefaultMemory, Incremental: o.incremental, DryRun: o.dryRun, Rejects: o.rejects,
 		Blobs: o.blobMode(), Manifest: o.deferred, AllowMissingBlobs: o.allowMissing}}
 	err = c.run(t.Context(), func(_ context.Context, opts pipeline.Options) (*pipeline.Report, error) {

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -216,7 +215,7 @@ func (a *app) convert(ctx context.Context, o *convertOptions) error {
 	}
 	limitMemory(o.memory, a.getenv)
 
-	r := &conversion{app: a, options: o, config: c}
+	r := &conversion{watched: watched{app: a}, options: o, config: c}
 	dst, err := openDestination(ctx, c, destinationOptions{path: o.from.destinationPath(), preserveSharing: o.sharing, note: r.note})
 	if err != nil {
 		return err
@@ -259,48 +258,29 @@ func limitMemory(memory int64, getenv func(string) (string, bool)) {
 
 // conversion is one run with its output.
 type conversion struct {
-	*app
+	watched
 	options *convertOptions
 	config  *config.Config
 	opts    pipeline.Options
 	reached pipeline.Phase
-	display atomic.Pointer[progress.Display] // while the run is shown
-}
-
-// note tells what the source says, also before the run is shown.
-func (c *conversion) note(text string) {
-	text = c.redact(text)
-	if d := c.display.Load(); d != nil {
-		d.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(), Text: text})
-		return
-	}
-	c.printer().Note(time.Now(), text)
 }
 
 func (c *conversion) run(ctx context.Context, convert func(context.Context, pipeline.Options) (*pipeline.Report, error)) error {
-	printer := c.printer()
-	display := progress.Start(printer)
-	c.display.Store(display)
-	c.opts.Progress = func(ev pipeline.Event) {
-		if ev.Kind == pipeline.PhaseStarted {
-			c.reached = ev.Phase
-		}
-		display.Event(ev)
-	}
-	c.signals.onReport(display.Report)
-	c.signals.onStop(func(name string) {
-		display.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(),
-			Text: name + ": ending what is under way; once more to stop at once"})
-	})
-	for _, text := range c.aboutConfig(c.config) {
-		display.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(), Text: text})
-	}
 	started := time.Now()
-	report, err := convert(ctx, c.opts)
-	c.signals.onReport(nil)
-	c.signals.onStop(nil)
-	c.display.Store(nil)
-	display.Close()
+	var report *pipeline.Report
+	var err error
+	c.watch("ending what is under way", func(listener func(pipeline.Event)) {
+		c.opts.Progress = func(ev pipeline.Event) {
+			if ev.Kind == pipeline.PhaseStarted {
+				c.reached = ev.Phase
+			}
+			listener(ev)
+		}
+		for _, text := range c.aboutConfig(c.config) {
+			c.note(text)
+		}
+		report, err = convert(ctx, c.opts)
+	})
 
 	summary := &progress.Summary{
 		Report: report, HistoryPreserving: c.config.Destination.HistoryPreserving,
@@ -316,15 +296,15 @@ func (c *conversion) run(ctx context.Context, convert func(context.Context, pipe
 		if c.opts.DryRun {
 			summary.Outcome = progress.DryRun
 		}
-		printer.Summary(summary)
+		c.printer().Summary(summary)
 		return c.done(report)
 	case errors.As(err, &rejected):
 		summary.Outcome = progress.Rejected
-		printer.Summary(summary)
+		c.printer().Summary(summary)
 	case c.opts.DryRun && c.reached == pipeline.Loading && errors.As(err, &refused):
 		// Everything was read; this is how a conversion would have begun.
 		summary.Outcome = progress.DryRun
-		printer.Summary(summary)
+		c.printer().Summary(summary)
 	}
 	return &failure{err: err, hints: c.goOn(err)}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +14,6 @@ import (
 	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
 	"github.com/zodb-convert/zodb-convert/inspect"
 	"github.com/zodb-convert/zodb-convert/internal/config"
-	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/pipeline"
 	"github.com/zodb-convert/zodb-convert/source"
 )
@@ -110,7 +108,7 @@ func (a *app) inspect(ctx context.Context, o *inspectOptions) error {
 		return err
 	}
 	limitMemory(o.memory, a.getenv)
-	i := &inspection{app: a, options: o}
+	i := &inspection{watched: watched{app: a}, options: o}
 	for _, text := range a.aboutConfig(c) {
 		i.note(text)
 	}
@@ -146,18 +144,8 @@ func (a *app) inspect(ctx context.Context, o *inspectOptions) error {
 
 // inspection is one call of inspect with its output.
 type inspection struct {
-	*app
+	watched
 	options *inspectOptions
-	display *progress.Display
-}
-
-func (i *inspection) note(text string) {
-	text = i.redact(text)
-	if i.display != nil {
-		i.display.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(), Text: text})
-		return
-	}
-	i.printer().Note(time.Now(), text)
 }
 
 // survey looks at the destination before the source is read: what is wrong there is
@@ -177,16 +165,11 @@ func (i *inspection) survey(ctx context.Context, dst dest.Destination) *dest.Sur
 	return s
 }
 
-func (i *inspection) run(opts inspect.Options, look func(inspect.Options) (*inspect.Report, error)) (*inspect.Report, error) {
-	i.display = progress.Start(i.printer())
-	i.signals.onReport(i.display.Report)
-	i.signals.onStop(func(name string) { i.note(name + ": stopping; once more to stop at once") })
-	opts.Progress = i.display.Event
-	report, err := look(opts)
-	i.signals.onReport(nil)
-	i.signals.onStop(nil)
-	i.display.Close()
-	i.display = nil
+func (i *inspection) run(opts inspect.Options, look func(inspect.Options) (*inspect.Report, error)) (report *inspect.Report, err error) {
+	i.watch("stopping", func(listener func(pipeline.Event)) {
+		opts.Progress = listener
+		report, err = look(opts)
+	})
 	return report, err
 }
 

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -132,7 +131,7 @@ func (a *app) verify(ctx context.Context, o *verifyOptions) error {
 		return err
 	}
 	limitMemory(o.memory, a.getenv)
-	v := &verification{app: a, options: o}
+	v := &verification{watched: watched{app: a}, options: o}
 	dst, err := openDestination(ctx, c, destinationOptions{path: o.from.destinationPath(), note: v.note})
 	if err != nil {
 		return err
@@ -192,36 +191,20 @@ func isReport(path string) bool {
 
 // verification is one call of verify with its output.
 type verification struct {
-	*app
+	watched
 	options *verifyOptions
-	display *progress.Display
 }
 
-func (v *verification) note(text string) {
-	text = v.redact(text)
-	if v.display != nil {
-		v.display.Event(pipeline.Event{Kind: pipeline.Note, Time: time.Now(), Text: text})
-		return
-	}
-	v.printer().Note(time.Now(), text)
-}
-
-func (v *verification) run(compare func(verify.Options) (*verify.Result, error)) (*verify.Result, error) {
-	v.display = progress.Start(v.printer())
-	v.signals.onReport(v.display.Report)
-	v.signals.onStop(func(name string) { v.note(name + ": stopping; once more to stop at once") })
+func (v *verification) run(compare func(verify.Options) (*verify.Result, error)) (result *verify.Result, err error) {
 	o := v.options
-	opts := verify.Options{
-		Workers: o.workers, Memory: o.memory, Since: o.since, Download: o.download, Strict: o.strict, Progress: v.display.Event,
-	}
+	opts := verify.Options{Workers: o.workers, Memory: o.memory, Since: o.since, Download: o.download, Strict: o.strict}
 	if o.sample < 100 {
 		opts.Percent = o.sample
 	}
-	result, err := compare(opts)
-	v.signals.onReport(nil)
-	v.signals.onStop(nil)
-	v.display.Close()
-	v.display = nil
+	v.watch("stopping", func(listener func(pipeline.Event)) {
+		opts.Progress = listener
+		result, err = compare(opts)
+	})
 	return result, err
 }
 
