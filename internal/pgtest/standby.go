@@ -40,6 +40,8 @@ func (s *Server) Standby(tb testing.TB, opts ...Option) *Server {
 		tb.Fatalf("pgtest: pg_basebackup: %v\n%s", err, out)
 	}
 	standby.settings = append([]string{
+		// What pg_basebackup writes may be newer than the library that the server finds.
+		fmt.Sprintf("primary_conninfo=host=%s port=%d user=%s", s.socketDir, s.port, Superuser),
 		"fsync=off", "full_page_writes=off", "max_connections=60", "hot_standby=on",
 		"listen_addresses=127.0.0.1", "unix_socket_directories=" + dir, "log_line_prefix=%m [%p] %a ",
 	}, o.settings...)
