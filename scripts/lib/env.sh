@@ -69,6 +69,7 @@ scratch() {
 clean_up() {
     local code=$?
     trap - EXIT
+    if declare -F stop_aside >/dev/null; then stop_aside; fi
     if declare -F pg_stop >/dev/null; then pg_stop; fi
     if declare -F maria_stop >/dev/null; then maria_stop; fi
     if declare -F s3_stop >/dev/null; then s3_stop; fi

@@ -27,8 +27,8 @@ checked() {
 go_test() {
     local status=0
     # -p 2: the packages' servers and builds share few cores.
-    go test -json -p 2 "$@" | "$ZODB_PYTHON" "$ROOT/scripts/lib/tally.py" "$SCRATCH/tally" || status=$?
-    read -r -a tally <"$SCRATCH/tally"
+    go test -json -p 2 "$@" | "$ZODB_PYTHON" "$ROOT/scripts/lib/tally.py" "$COUNTS.tally" || status=$?
+    read -r -a tally <"$COUNTS.tally"
     count "${tally[@]}"
     # A run that ended badly without a test to blame is a failure of its own.
     if [ "$status" != 0 ] && [ "${tally[1]}" = 0 ]; then return 1; fi
@@ -44,20 +44,66 @@ stop_servers() {
 
 # step NAME FUNCTION [ARGUMENT ...]
 step() {
-    local name=$1 status=0 start=$SECONDS passed=0 failed=0 p f
+    local name=$1 start=$SECONDS
     shift
     say "$name"
-    COUNTS=$SCRATCH/counts
-    : >"$COUNTS"
     # Not as part of an || list: bash ignores -e within it.
     set +e
-    (set -euo pipefail; trap stop_servers EXIT; "$@") </dev/null 2>&1 | tee "$CACHE/log/${name//[^A-Za-z0-9]/-}.log"
-    status=$?
+    perform "$name" "$@"
+    settle "$name" $? $((SECONDS - start))
     set -e
+}
+
+# aside NAME FUNCTION [ARGUMENT ...] is a step that runs beside those behind it, for
+# one that waits more than it computes. beside shows what it said.
+aside() {
+    say "$1: runs beside what follows"
+    ASIDE=$1
+    set -m # a process group of its own, that can be ended as a whole
+    perform "$@" >"$SCRATCH/aside.out" 2>&1 &
+    ASIDE_PID=$!
+    set +m
+    ASIDE_START=$SECONDS
+}
+
+# beside waits for the step of aside, if there is one.
+beside() {
+    local status=0
+    [ -n "${ASIDE_PID:-}" ] || return 0
+    wait "$ASIDE_PID" || status=$?
+    ASIDE_PID=
+    say "$ASIDE"
+    cat "$SCRATCH/aside.out"
+    settle "$ASIDE" "$status" $((SECONDS - ASIDE_START))
+}
+
+# stop_aside ends the step of aside.
+stop_aside() {
+    if [ -n "${ASIDE_PID:-}" ]; then
+        kill -TERM -- "-$ASIDE_PID" 2>/dev/null || true
+        wait "$ASIDE_PID" 2>/dev/null || true
+    fi
+}
+
+# counts_of NAME is the file of a step's counts.
+counts_of() { echo "$SCRATCH/counts.${1//[^A-Za-z0-9]/-}"; }
+
+# perform NAME FUNCTION [ARGUMENT ...] runs a step; its status is the step's.
+perform() {
+    local name=$1
+    shift
+    COUNTS=$(counts_of "$name")
+    : >"$COUNTS"
+    (set -euo pipefail; trap stop_servers EXIT; "$@") </dev/null 2>&1 | tee "$CACHE/log/${name//[^A-Za-z0-9]/-}.log"
+}
+
+# settle NAME STATUS SECONDS counts a step that has ended.
+settle() {
+    local name=$1 status=$2 passed=0 failed=0 p f
     while read -r p f; do
         passed=$((passed + p))
         failed=$((failed + f))
-    done <"$COUNTS"
+    done <"$(counts_of "$name")"
     if [ "$status" != 0 ]; then
         failed=$((failed + 1))
         echo "FAILED: $name (exit code $status)"
@@ -66,7 +112,7 @@ step() {
     fi
     PASSED=$((PASSED + passed))
     FAILED=$((FAILED + failed))
-    STEPS+=("$(printf '%-34s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" $((SECONDS - start)))")
+    STEPS+=("$(printf '%-34s %6d passed %4d failed %6d s' "$name" "$passed" "$failed" "$3")")
 }
 
 # summary prints the table and the closing line, and ends the script.
