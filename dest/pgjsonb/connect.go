@@ -205,7 +205,7 @@ func closeQuietly(conn *pgx.Conn) {
 	if conn == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = conn.Close(ctx)
+	pgserver.Close(ctx, conn.PgConn())
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -106,7 +108,7 @@ func denied(err error) bool { return code(err) == "42501" }
 
 // readable refuses tables whose columns are not those that are read.
 func (l *layout) readable(name string) error {
-	for table, columns := range wanted {
+	for _, table := range slices.Sorted(maps.Keys(wanted)) { // so that the same fault is told each time
 		t := l.tables[table]
 		if t == nil || table == packState || table == schemaState {
 			continue
@@ -114,7 +116,8 @@ func (l *layout) readable(name string) error {
 		if t.rowLevel {
 			return &dest.RefusedError{Reason: fmt.Sprintf("row-level security of table %s hides rows from the role", l.name(table)), Hint: "use its owner, or a role with BYPASSRLS"}
 		}
-		for column, kind := range columns {
+		for _, column := range slices.Sorted(maps.Keys(wanted[table])) {
+			kind := wanted[table][column]
 			switch have, ok := t.columns[column]; {
 			case !ok:
 				return &dest.RefusedError{Reason: fmt.Sprintf("%s is not a database of zodb-pgjsonb 1.14 to 1.19: %s has no column %s", name, table, column)}

@@ -3,6 +3,7 @@ package pgjsonb
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -181,7 +182,7 @@ func (l *layout) check() error {
 			return l.another("it has no table " + name)
 		}
 	}
-	for name := range wanted {
+	for _, name := range slices.Sorted(maps.Keys(wanted)) { // so that the same fault is told each time
 		if t := l.tables[name]; t != nil {
 			if err := l.checkTable(t); err != nil {
 				return err
@@ -205,7 +206,8 @@ func (l *layout) checkTable(t *table) error {
 	if !t.permanent {
 		return l.another(t.name + " is an unlogged table, which a crash empties")
 	}
-	for name, kind := range wanted[t.name] {
+	for _, name := range slices.Sorted(maps.Keys(wanted[t.name])) {
+		kind := wanted[t.name][name]
 		switch have, ok := t.columns[name]; {
 		case !ok:
 			return l.another(fmt.Sprintf("%s has no column %s", t.name, name))
@@ -213,8 +215,8 @@ func (l *layout) checkTable(t *table) error {
 			return l.another(fmt.Sprintf("column %s of %s is %s, not %s", name, t.name, have.kind, kind))
 		}
 	}
-	for name, c := range t.columns {
-		if _, known := wanted[t.name][name]; !known && c.required {
+	for _, name := range slices.Sorted(maps.Keys(t.columns)) {
+		if _, known := wanted[t.name][name]; !known && t.columns[name].required {
 			return l.another(fmt.Sprintf("column %s of %s may not be empty and has no default", name, t.name))
 		}
 	}

@@ -328,43 +328,60 @@ func TestConnectionsAreThoseOfTheTightestLimit(t *testing.T) {
 	s.NewRole(t, "few", "few-secret")
 	s.Exec(t, super, "GRANT CREATE ON SCHEMA public TO few")
 	config := pgjsonb.Config{DSN: s.DSNAs(d.name(), "few")}
-	used := func() int {
-		return int(number(t, s.Query(t, super, "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")[0]))
+	watch, err := pgx.Connect(t.Context(), s.DSN("postgres"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	check := func(what string, want dest.Connections) {
+	defer watch.Close(context.Background())
+	// A session ends a moment after its connection was closed.
+	look := func(workers, sessions int) *dest.Survey {
 		t.Helper()
-		if diff := cmp.Diff(want, survey(t, config, 4).Connections); diff != "" {
+		for stop := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			var n int
+			if err := watch.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()").Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			if n == sessions {
+				return survey(t, config, workers)
+			}
+			if time.Now().After(stop) {
+				t.Fatalf("%d sessions besides that of the test, not %d", n, sessions)
+			}
+		}
+	}
+	check := func(what string, sessions int, want dest.Connections) {
+		t.Helper()
+		if diff := cmp.Diff(want, look(4, sessions).Connections); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", what, diff)
 		}
 	}
-	n := used()
-	check("no limit", dest.Connections{Limit: "max_connections", Max: 57, Used: n, Free: 57 - n, Needed: 5})
+	check("no limit", 0, dest.Connections{Limit: "max_connections", Max: 57, Used: 1, Free: 56, Needed: 5})
 	s.Exec(t, super, "ALTER ROLE few CONNECTION LIMIT 7")
-	check("a limit of the role", dest.Connections{Limit: "the limit of the role", Max: 7, Free: 7, Needed: 5})
+	check("a limit of the role", 0, dest.Connections{Limit: "the limit of the role", Max: 7, Free: 7, Needed: 5})
 	s.Exec(t, super, "ALTER DATABASE "+d.name()+" CONNECTION LIMIT 6")
 	held, err := pgx.Connect(t.Context(), s.DSNAs(d.name(), "few"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer held.Close(context.Background())
-	check("a limit of the database, and a session", dest.Connections{Limit: "the limit of the database", Max: 6, Used: 1, Free: 5, Needed: 5})
+	check("a limit of the database, and a session", 1, dest.Connections{Limit: "the limit of the database", Max: 6, Used: 1, Free: 5, Needed: 5})
 	s.Exec(t, super, "ALTER DATABASE "+d.name()+" CONNECTION LIMIT 2")
-	if got := survey(t, config, 4); got.Connections.Free != 1 || !strings.Contains(got.Problem, "1 free connections, 5 are needed") {
+	if got := look(4, 1); got.Connections.Free != 1 || !strings.Contains(got.Problem, "1 free connections, 5 are needed") {
 		t.Errorf("%+v, %q", got.Connections, got.Problem)
 	} else {
 		says(t, "the advice", got.Advice, "4 workers take 5 connections and the limit of the database leaves 1: end other sessions, or raise it (ALTER DATABASE")
 		follow(t, s, super, got.Advice[slices.IndexFunc(got.Advice, func(a string) bool { return strings.Contains(a, "4 workers") })])
-		if got = survey(t, config, 4); got.Problem != "" || got.Connections.Free != 5 {
+		if got = look(4, 1); got.Problem != "" || got.Connections.Free != 5 {
 			t.Errorf("%+v, %q", got.Connections, got.Problem)
 		}
 	}
-	says(t, "the advice", survey(t, config, 6).Advice, "6 workers take 7 connections and the limit of the database leaves 5: use -w 4, or raise it (ALTER DATABASE")
+	says(t, "the advice", look(6, 1).Advice, "6 workers take 7 connections and the limit of the database leaves 5: use -w 4, or raise it (ALTER DATABASE")
 	says(t, "the advice", survey(t, pgjsonb.Config{DSN: super}, 100).Advice, "or raise it to ", "(-c max_connections=")
 	if got := survey(t, pgjsonb.Config{DSN: super}, 4); got.Connections.Limit != "max_connections" || got.Connections.Max != 60 || got.Problem != "" {
 		t.Errorf("a superuser has %+v, %q", got.Connections, got.Problem)
 	}
 	s.Exec(t, super, "ALTER DATABASE "+d.name()+" CONNECTION LIMIT 1")
-	if got := survey(t, config, 4); !strings.Contains(got.Problem, "too many connections") || got.Server != "" {
+	if got := look(4, 1); !strings.Contains(got.Problem, "too many connections") || got.Server != "" {
 		t.Errorf("of a database that is full it says %+v", got)
 	}
 }

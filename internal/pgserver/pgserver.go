@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // clientOnly are libpq's parameters that are meant for the client. pgx hands
@@ -158,3 +159,26 @@ func RootCause(err error) string {
 
 // Sentence puts a text into one line.
 func Sentence(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// Close ends a connection and, where no query is under way, waits until the
+// server has ended the session, at most as long as ctx lasts. A driver only hangs
+// up: for some moments the session would still count against the limits of
+// connections, and be taken for a site that uses the database.
+func Close(ctx context.Context, conn *pgconn.PgConn) {
+	if conn.SyncConn(ctx) != nil {
+		_ = conn.Close(ctx) // it may be broken
+		return
+	}
+	h, err := conn.Hijack()
+	if err != nil {
+		_ = conn.Close(ctx) // a query is under way
+		return
+	}
+	defer h.Conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = h.Conn.SetDeadline(time.Now()) })
+	defer stop()
+	h.Frontend.Send(&pgproto3.Terminate{})
+	if h.Frontend.Flush() == nil {
+		_, _ = io.Copy(io.Discard, h.Conn)
+	}
+}

@@ -53,6 +53,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/zodb-convert/zodb-convert/internal/pgserver"
 	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 )
 
@@ -261,7 +262,8 @@ func (s *Server) answers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return conn.Close(ctx)
+	pgserver.Close(ctx, conn)
+	return nil
 }
 
 // Stop stops the server: "smart", "fast" or "immediate", as pg_ctl names them.
@@ -353,7 +355,7 @@ func (s *Server) Exec(tb testing.TB, dsn, sql string) {
 	if err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
-	defer conn.Close(ctx)
+	defer pgserver.Close(ctx, conn)
 	if _, err := conn.Exec(ctx, sql).ReadAll(); err != nil {
 		tb.Fatalf("pgtest: %s: %v", sql, err)
 	}
@@ -368,7 +370,7 @@ func (s *Server) Query(tb testing.TB, dsn, sql string) []string {
 	if err != nil {
 		tb.Fatalf("pgtest: %v", err)
 	}
-	defer conn.Close(ctx)
+	defer pgserver.Close(ctx, conn.PgConn())
 	results, err := conn.PgConn().Exec(ctx, sql).ReadAll()
 	if err != nil {
 		tb.Fatalf("pgtest: %s: %v", sql, err)

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/zodb-convert/zodb-convert/internal/pgserver"
 )
 
 // Snapshot is everything that a database holds, in a form that two databases
@@ -21,7 +23,7 @@ func (s *Server) Snapshot(tb testing.TB, dsn string) map[string]string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer conn.Close(ctx)
+	defer pgserver.Close(ctx, conn.PgConn())
 	snapshot := map[string]string{"schema": s.Schema(tb, dsn)}
 	for _, name := range relations(tb, conn, "r") {
 		// Sorted by the whole row as text: every table here has a key, so this

@@ -442,9 +442,10 @@ func (c *postgresConn) gone(err error) error {
 }
 
 func (c *postgresConn) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	return c.pg.Close(ctx)
+	pgserver.Close(ctx, c.pg)
+	return nil
 }
 
 // identity implements engine. What a role may not ask is left out.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -42,11 +43,11 @@ func (r *reader) flag(key string) *bool {
 // one and that nobody asked for is an error.
 func (r *reader) unused() ([]Unused, error) {
 	var list []Unused
-	for name, values := range r.n.values {
+	for _, name := range slices.Sorted(maps.Keys(r.n.values)) {
 		if r.taken[name] {
 			continue
 		}
-		for _, v := range values {
+		for _, v := range r.n.values[name] {
 			spec, err := r.n.is.find(&zconfig.Key{Name: name, Pos: v.pos})
 			if err != nil {
 				return nil, err
