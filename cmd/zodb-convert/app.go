@@ -63,6 +63,13 @@ type outputOptions struct {
 	verbose, quiet bool
 }
 
+// flags adds them to those of a command; quiet is what -q leaves of it.
+func (o *outputOptions) flags(f *pflag.FlagSet, quiet string) {
+	f.Var((*formatValue)(&o.logFormat), "log-format", "`text` or json, one object a line")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "tell more")
+	f.BoolVarP(&o.quiet, "quiet", "q", false, quiet)
+}
+
 // run does what the arguments say and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.commands()

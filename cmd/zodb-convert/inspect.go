@@ -71,9 +71,7 @@ func newInspectCommand(a *app) *cobra.Command {
 	f.BoolVar(&o.noReachability, "no-reachability", false, "do not look for objects that nothing leads to")
 	f.StringVar(&o.tempDir, "temp-dir", "", "keep references in a file in `DIR` meanwhile (default $TMPDIR)")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
-	f.Var((*formatValue)(&a.output.logFormat), "log-format", "`text` or json, one object a line")
-	f.BoolVarP(&a.output.verbose, "verbose", "v", false, "tell more")
-	f.BoolVarP(&a.output.quiet, "quiet", "q", false, "tell errors and the result only")
+	a.output.flags(f, "tell errors and the result only")
 	f.AddFlagSet(o.from.siteFlags())
 	f.BoolP("help", "h", false, "print this")
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {

@@ -74,9 +74,7 @@ func newVerifyCommand(a *app) *cobra.Command {
 	f.Var((*percentValue)(&o.sample), "sample", "compare `PERCENT` of the objects")
 	f.Var((*tidValue)(&o.since), "since", "leave out what is older than `TID`")
 	f.BoolVar(&o.json, "json", false, "print one JSON object")
-	f.Var((*formatValue)(&a.output.logFormat), "log-format", "`text` or json, one object a line")
-	f.BoolVarP(&a.output.verbose, "verbose", "v", false, "tell more")
-	f.BoolVarP(&a.output.quiet, "quiet", "q", false, "tell errors and the result only")
+	a.output.flags(f, "tell errors and the result only")
 	f.AddFlagSet(o.from.siteFlags())
 	f.BoolP("help", "h", false, "print this")
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) {

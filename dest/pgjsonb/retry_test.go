@@ -693,28 +693,35 @@ func convertFile(t *testing.T, d *database, path string, history bool) {
 	}
 }
 
+// chain makes chainFile; the record is that of a.
+func chain(t *testing.T) (path string, record dest.Reject) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "Data.fs")
+	var oid, tid uint64
+	var text string
+	if _, err := fmt.Sscan(python(t, chainFile, path), &oid, &tid, &text); err != nil {
+		t.Fatal(err)
+	}
+	data, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path, dest.Reject{OID: zodb.OID(oid), TID: zodb.TID(tid), Data: data}
+}
+
 // TestSiteReadsAndPacksWhatWasRetried takes the row of an object away, leaves what
 // a rejected record leaves, and retries it from a line made of the source.
 func TestSiteReadsAndPacksWhatWasRetried(t *testing.T) {
 	modes(t, func(t *testing.T, history bool) {
-		path := filepath.Join(t.TempDir(), "Data.fs")
-		var oid, tid uint64
-		var text string
-		if _, err := fmt.Sscan(python(t, chainFile, path), &oid, &tid, &text); err != nil {
-			t.Fatal(err)
-		}
-		record, err := base64.StdEncoding.DecodeString(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		path, record := chain(t)
 		d := newDatabase(t)
 		convertFile(t, d, path, history)
 		rows := d.Rows(t)
-		d.exec(t, fmt.Sprintf("DELETE FROM object_state WHERE zoid = %d", oid))
+		d.exec(t, fmt.Sprintf("DELETE FROM object_state WHERE zoid = %d", record.OID))
 		if history {
-			d.exec(t, fmt.Sprintf("INSERT INTO object_history (zoid, tid, class_mod, class_name, state_size) VALUES (%d, %d, '', '', 0)", oid, tid))
+			d.exec(t, fmt.Sprintf("INSERT INTO object_history (zoid, tid, class_mod, class_name, state_size) VALUES (%d, %d, '', '', 0)", record.OID, record.TID))
 		}
-		result, err := retry(t, d, history, dest.Reject{OID: zodb.OID(oid), TID: zodb.TID(tid), Data: record})
+		result, err := retry(t, d, history, record)
 		if err != nil || result.Written != 1 || result.Unreferenced != 0 || result.Dangling != 0 {
 			t.Fatalf("%+v %v", result, err)
 		}
@@ -725,7 +732,7 @@ func TestSiteReadsAndPacksWhatWasRetried(t *testing.T) {
 			t.Errorf("%s objects after the pack", got)
 		}
 		// The site has changed it since.
-		result, err = retry(t, d, history, dest.Reject{OID: zodb.OID(oid), TID: zodb.TID(tid), Data: record})
+		result, err = retry(t, d, history, record)
 		if err != nil || len(result.Superseded) != 1 {
 			t.Errorf("%+v %v", result, err)
 		}
@@ -735,21 +742,12 @@ func TestSiteReadsAndPacksWhatWasRetried(t *testing.T) {
 // A pack between the conversion and the retry has removed what only the rejected
 // object referred to: that is told. So is an object to which nothing refers.
 func TestLooseEndsOfRetriedObjectsAreTold(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "Data.fs")
-	var oid, tid uint64
-	var text string
-	if _, err := fmt.Sscan(python(t, chainFile, path), &oid, &tid, &text); err != nil {
-		t.Fatal(err)
-	}
-	record, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	path, record := chain(t)
 	d := newDatabase(t)
 	convertFile(t, d, path, false)
-	d.exec(t, fmt.Sprintf("DELETE FROM object_state WHERE zoid >= %d", oid)) // a, b, c
-	result, err := retry(t, d, false, dest.Reject{OID: zodb.OID(oid), TID: zodb.TID(tid), Data: record},
-		dest.Reject{OID: 1000, TID: zodb.TID(tid), Data: thing(1000, "nobody's").Data})
+	d.exec(t, fmt.Sprintf("DELETE FROM object_state WHERE zoid >= %d", record.OID)) // a, b, c
+	result, err := retry(t, d, false, record,
+		dest.Reject{OID: 1000, TID: record.TID, Data: thing(1000, "nobody's").Data})
 	if err != nil || result.Written != 2 || result.Unreferenced != 1 || result.Dangling != 1 {
 		t.Errorf("%+v %v", result, err)
 	}

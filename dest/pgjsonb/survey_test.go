@@ -93,8 +93,7 @@ func follow(t *testing.T, s *pgtest.Server, dsn, advice string) {
 		t.Fatalf("there is no statement in %q", advice)
 	}
 	s.Exec(t, dsn, strings.TrimSuffix(sql[1], ", then a restart"))
-	s.Exec(t, dsn, "SELECT pg_reload_conf()")
-	time.Sleep(100 * time.Millisecond) // the postmaster tells new sessions
+	s.Reload(t)
 }
 
 // TestAdviceHoldsAndIsLeftOutOnceItIsFollowed changes one thing at a time, does
@@ -147,13 +146,11 @@ func TestAdviceHoldsAndIsLeftOutOnceItIsFollowed(t *testing.T) {
 			t.Cleanup(func() {
 				s.Exec(t, super, "ALTER SYSTEM RESET ALL")
 				s.Exec(t, super, "ALTER ROLE zope RESET ALL")
-				s.Exec(t, super, "SELECT pg_reload_conf()")
-				time.Sleep(100 * time.Millisecond)
+				s.Reload(t)
 			})
 			if c.set != "" {
 				s.Exec(t, super, strings.ReplaceAll(c.set, "DB", db))
-				s.Exec(t, super, "SELECT pg_reload_conf()")
-				time.Sleep(100 * time.Millisecond)
+				s.Reload(t)
 			}
 			// Where a setting of the system stands is shown to some only.
 			s.Exec(t, super, "GRANT pg_read_all_settings TO zope")
@@ -612,8 +609,7 @@ func TestSurveyOfAStandbyAndItsPrimary(t *testing.T) {
 	primary.Exec(t, dsn, "ALTER SYSTEM SET synchronous_standby_names = 'someone'")
 	primary.Exec(t, dsn, "ALTER SYSTEM SET synchronous_commit = local")
 	primary.Exec(t, dsn, "ALTER SYSTEM SET max_slot_wal_keep_size = '1GB'")
-	primary.Exec(t, dsn, "SELECT pg_reload_conf()")
-	time.Sleep(200 * time.Millisecond)
+	primary.Reload(t)
 	got = survey(t, pgjsonb.Config{DSN: dsn}, 2)
 	says(t, "the advice", got.Advice, "keeps up to 1GB")
 	if set := settingOf(t, got, "synchronous_standby_names"); !strings.Contains(set.Load, "keep up") {

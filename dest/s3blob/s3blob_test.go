@@ -342,7 +342,7 @@ func TestAServerThatStaysAwayIsGivenUp(t *testing.T) {
 	began := time.Now()
 	err := s.Put(t.Context(), "k", fileBlob(t, 1, 1000), nil)
 	wantWhole(t, err, "takes no connections", "see whether the S3 server runs")
-	if took := time.Since(began); took < time.Second || took > 4*time.Second {
+	if took := time.Since(began); took < time.Second || took > 15*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }
@@ -432,7 +432,7 @@ func TestCancelEndsSoon(t *testing.T) {
 				if err := <-done; !errors.Is(err, context.Canceled) {
 					t.Errorf("the error is %v", err)
 				}
-				if took := time.Since(began); took > 2*time.Second {
+				if took := time.Since(began); took > 10*time.Second {
 					t.Errorf("it took %v", took)
 				}
 			})

@@ -165,13 +165,16 @@ func Sentence(s string) string { return strings.Join(strings.Fields(s), " ") }
 // up: for some moments the session would still count against the limits of
 // connections, and be taken for a site that uses the database.
 func Close(ctx context.Context, conn *pgconn.PgConn) {
-	if conn.SyncConn(ctx) != nil {
-		_ = conn.Close(ctx) // it may be broken
+	if conn.IsClosed() {
+		return // the driver may still be at work on it
+	}
+	if conn.IsBusy() || conn.SyncConn(ctx) != nil {
+		_ = conn.Close(ctx)
 		return
 	}
 	h, err := conn.Hijack()
 	if err != nil {
-		_ = conn.Close(ctx) // a query is under way
+		_ = conn.Close(ctx)
 		return
 	}
 	defer h.Conn.Close()

@@ -361,6 +361,19 @@ func (s *Server) Exec(tb testing.TB, dsn, sql string) {
 	}
 }
 
+// Reload has the server read its settings again and waits until new sessions
+// have them.
+func (s *Server) Reload(tb testing.TB) {
+	tb.Helper()
+	dsn := s.DSN("postgres")
+	before := s.Query(tb, dsn, "SELECT pg_conf_load_time() FROM pg_reload_conf()")[0]
+	for end := time.Now().Add(time.Minute); s.Query(tb, dsn, "SELECT pg_conf_load_time()")[0] == before; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatal("pgtest: the settings are not read again")
+		}
+	}
+}
+
 // Query returns the rows of a query as text, columns joined by "|".
 func (s *Server) Query(tb testing.TB, dsn, sql string) []string {
 	tb.Helper()

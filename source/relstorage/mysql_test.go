@@ -409,7 +409,7 @@ func testMySQLLock(t *testing.T, server *mariatest.Server) {
 	if err != nil || numberOf(refused) != lockTimeout {
 		t.Errorf("refused: %v, error: %v", refused, err)
 	}
-	if took := time.Since(began); took > 2*lockWait*time.Second {
+	if took := time.Since(began); took > 10*lockWait*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }
@@ -707,7 +707,7 @@ func testMySQLRestart(t *testing.T, server *mariatest.Server) {
 		defer cancel()
 		began := time.Now()
 		_, err := tryAsk(ctx, conns[0], "SELECT SLEEP(20)")
-		if !errors.Is(err, context.DeadlineExceeded) || !e.lost(err) || time.Since(began) > 5*time.Second {
+		if !errors.Is(err, context.DeadlineExceeded) || !e.lost(err) || time.Since(began) > 15*time.Second {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 	})
