@@ -59,8 +59,11 @@ step() {
 aside() {
     say "$1: runs beside what follows"
     ASIDE=$1
+    # A folder of its own: a step stops all servers of its folder when it ends.
+    mkdir -p "$SCRATCH/aside"
+    chmod 711 "$SCRATCH"
     set -m # a process group of its own, that can be ended as a whole
-    perform "$@" >"$SCRATCH/aside.out" 2>&1 &
+    (SCRATCH=$SCRATCH/aside; perform "$@") >"$SCRATCH/aside.out" 2>&1 &
     ASIDE_PID=$!
     set +m
     ASIDE_START=$SECONDS
@@ -77,24 +80,25 @@ beside() {
     settle "$ASIDE" "$status" $((SECONDS - ASIDE_START))
 }
 
-# stop_aside ends the step of aside.
+# stop_aside ends the step of aside and its servers.
 stop_aside() {
     if [ -n "${ASIDE_PID:-}" ]; then
         kill -TERM -- "-$ASIDE_PID" 2>/dev/null || true
         wait "$ASIDE_PID" 2>/dev/null || true
+        (SCRATCH=$SCRATCH/aside; stop_servers)
     fi
 }
 
-# counts_of NAME is the file of a step's counts.
-counts_of() { echo "$SCRATCH/counts.${1//[^A-Za-z0-9]/-}"; }
+# log_of NAME is where a step's output is kept; its counts are beside it.
+log_of() { echo "$CACHE/log/${1//[^A-Za-z0-9]/-}"; }
 
 # perform NAME FUNCTION [ARGUMENT ...] runs a step; its status is the step's.
 perform() {
     local name=$1
     shift
-    COUNTS=$(counts_of "$name")
+    COUNTS=$(log_of "$name").counts
     : >"$COUNTS"
-    (set -euo pipefail; trap stop_servers EXIT; "$@") </dev/null 2>&1 | tee "$CACHE/log/${name//[^A-Za-z0-9]/-}.log"
+    (set -euo pipefail; trap stop_servers EXIT; "$@") </dev/null 2>&1 | tee "$(log_of "$name").log"
 }
 
 # settle NAME STATUS SECONDS counts a step that has ended.
@@ -103,7 +107,7 @@ settle() {
     while read -r p f; do
         passed=$((passed + p))
         failed=$((failed + f))
-    done <"$(counts_of "$name")"
+    done <"$(log_of "$name").counts"
     if [ "$status" != 0 ]; then
         failed=$((failed + 1))
         echo "FAILED: $name (exit code $status)"
