@@ -118,13 +118,9 @@ func (a *app) inspect(ctx context.Context, o *inspectOptions) error {
 	}
 	var survey *dest.Survey
 	if c.Destination.Given() {
-		dst, err := openDestination(ctx, c, destinationOptions{path: o.from.destinationPath(), preserveSharing: o.sharing, note: i.note})
-		if err != nil {
+		if survey, err = i.destination(ctx, c); err != nil {
 			return err
 		}
-		defer dst.Close()
-		opts.LargestBlob = dst.LargestBlob()
-		survey = i.survey(ctx, dst)
 	}
 	src, err := openSource(ctx, c, sourceOptions{path: o.from.sourcePath(), workers: o.workers, note: i.note})
 	if err != nil {
@@ -146,10 +142,19 @@ type inspection struct {
 	options *inspectOptions
 }
 
-// survey looks at the destination before the source is read: what is wrong there is
-// told at once, and does not keep the source from being read.
-func (i *inspection) survey(ctx context.Context, dst dest.Destination) *dest.Survey {
-	s := dst.Survey(ctx, i.options.workers)
+// destination looks at the destination before the source is read: what is wrong
+// there is told at once, and does not keep the source from being read. An error is a
+// mistake in the configuration.
+func (i *inspection) destination(ctx context.Context, c *config.Config) (*dest.Survey, error) {
+	// The keys may be known on another machine only, the one that will convert.
+	store, unopened := openStore(ctx, &c.Destination.S3)
+	o := i.options
+	dst, err := openDatabase(ctx, c, store, destinationOptions{path: o.from.destinationPath(), preserveSharing: o.sharing, note: i.note})
+	if err != nil {
+		return nil, err
+	}
+	defer dst.Close()
+	s := dst.SurveyWithoutStore(ctx, o.workers, unopened)
 	// A server may quote anything.
 	s.Problem = i.redact(oneLine(s.Problem))
 	for _, sentences := range [][]string{s.Advice, s.Notes} {
@@ -160,7 +165,7 @@ func (i *inspection) survey(ctx context.Context, dst dest.Destination) *dest.Sur
 	if s.Problem != "" && ctx.Err() == nil {
 		i.note("no conversion could begin: " + s.Problem)
 	}
-	return s
+	return s, nil
 }
 
 func (i *inspection) run(opts inspect.Options, look func(inspect.Options) (*inspect.Report, error)) (report *inspect.Report, err error) {

@@ -72,6 +72,16 @@ func openDestination(ctx context.Context, c *config.Config, opts destinationOpti
 	if err != nil {
 		return nil, err
 	}
+	d, err := openDatabase(ctx, c, store, opts)
+	if err != nil {
+		return nil, err // no interface of a nil pointer
+	}
+	return d, nil
+}
+
+// openDatabase is openDestination with a bucket that is open already, if there is
+// one.
+func openDatabase(ctx context.Context, c *config.Config, store *s3blob.Store, opts destinationOptions) (*pgjsonb.Destination, error) {
 	d, err := pgjsonb.Open(ctx, pgjsonb.Config{
 		DSN:               c.Destination.DSN,
 		HistoryPreserving: c.Destination.HistoryPreserving,
@@ -83,10 +93,7 @@ func openDestination(ctx context.Context, c *config.Config, opts destinationOpti
 	if refused := (*dest.RefusedError)(nil); errors.As(err, &refused) {
 		return nil, &config.Error{Path: opts.path, Reason: refused.Reason, Hint: refused.Hint}
 	}
-	if err != nil {
-		return nil, err
-	}
-	return d, nil
+	return d, err
 }
 
 // openStore opens the bucket, or gives nil if none is named. The server is not

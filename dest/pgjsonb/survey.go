@@ -23,7 +23,9 @@ type surveyor struct {
 	d       *Destination
 	conn    *pgx.Conn
 	workers int
-	out     *dest.Survey
+	// unopened is why there is no store of blobs although one is named.
+	unopened error
+	out      *dest.Survey
 
 	pooled bool    // the connection is not one to the server itself
 	layout *layout // nil: there is no schema
@@ -39,7 +41,13 @@ const surveyLimits = "SET LOCAL statement_timeout = '20s'; SET LOCAL lock_timeou
 
 // Survey looks at what is there, as State does, and goes on where that refuses.
 func (d *Destination) Survey(ctx context.Context, workers int) *dest.Survey {
-	s := &surveyor{d: d, workers: workers, out: &dest.Survey{
+	return d.SurveyWithoutStore(ctx, workers, nil)
+}
+
+// SurveyWithoutStore is Survey where the store of blobs could not be opened, which
+// is a problem then.
+func (d *Destination) SurveyWithoutStore(ctx context.Context, workers int, unopened error) *dest.Survey {
+	s := &surveyor{d: d, workers: workers, unopened: unopened, out: &dest.Survey{
 		Name: d.Name(), Rights: []dest.Right{}, Settings: []dest.Setting{}, BlobTiers: []dest.BlobTier{},
 		Faults: []dest.Fault{}, Advice: []string{}, Notes: []string{},
 	}}
@@ -404,6 +412,9 @@ func (s *surveyor) readFit(ctx context.Context) {
 	s.fits(ctx, "its older revisions", func(ctx context.Context) error {
 		return s.d.checkMode(ctx, s.conn, s.layout, s.d.config.HistoryPreserving)
 	})
+	if s.unopened != nil {
+		return // no place is known, which does not mean that none is named
+	}
 	s.fits(ctx, "its blobs in S3", func(ctx context.Context) error { return s.d.checkPlace(ctx, s.conn, s.layout) })
 }
 

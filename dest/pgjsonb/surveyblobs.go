@@ -78,6 +78,7 @@ func (s *surveyor) someKey(ctx context.Context) string {
 
 // lookAtBucket asks the store what can be asked without writing.
 func (s *surveyor) lookAtBucket(ctx context.Context) {
+	s.problem(s.unopened)
 	store := s.d.config.S3
 	if store == nil || ctx.Err() != nil {
 		return
