@@ -31,11 +31,16 @@ type RetryResult struct {
 	// Unreferenced counts current objects among the written ones to which nothing
 	// refers: the next pack removes them.
 	Unreferenced int64
-	// Dangling counts the oids to which the written ones refer and which are not
-	// there.
+	// Dangling counts the oids to which they, and those that were there, refer and
+	// which are not there.
 	Dangling int64
-	// Sessions are those that were connected, a phrase each.
+	// Sessions are those that were connected at any time, a phrase each.
 	Sessions []string
+	// PackBegan tells that the database was being packed just after the records
+	// were committed: the pack may not know of them.
+	PackBegan bool
+	// Unwatched says why that could not be looked up.
+	Unwatched string
 }
 
 // Outdated is a record that is not written because the destination has something

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -17,14 +18,16 @@ import (
 )
 
 // createRetried makes the stage of records that are retried: there tells that the
-// revision is in the database already, newer is the tid of what supersedes it.
+// revision is in the database already, newer is the tid of what supersedes it. It
+// goes with the session: what the records refer to is looked for behind COMMIT, too.
 const createRetried = `CREATE TEMPORARY TABLE zodb_convert_stage (seq bigint, zoid bigint, tid bigint, class_mod text,
-	class_name text, state jsonb, state_size integer, refs bigint[], there boolean, newer bigint) ON COMMIT DROP`
+	class_name text, state jsonb, state_size integer, refs bigint[], there boolean, newer bigint)`
 
 // retryWriter writes records that were rejected before, in one transaction.
 type retryWriter struct {
 	groupWriter
 	connected bool
+	met       map[int32]bool // sessions that the result has
 
 	records []dest.Reject // by seq, without their data
 	reasons map[int64]reject
@@ -51,7 +54,7 @@ func (d *Destination) Retry(ctx context.Context, plan *dest.RetryPlan) (*dest.Re
 	})}
 	w := &retryWriter{
 		groupWriter: groupWriter{s: s, role: "retry", conn: conn, rows: newRecordRows(d, givenRecords{})},
-		connected:   plan.Connected, reasons: map[int64]reject{}, special: map[int64]specialForm{},
+		connected:   plan.Connected, met: map[int32]bool{}, reasons: map[int64]reject{}, special: map[int64]specialForm{},
 	}
 	if err := w.admit(ctx); err != nil {
 		return nil, err
@@ -131,56 +134,120 @@ func (w *retryWriter) finished(ctx context.Context) error {
 // sessionsQuery lists who else is connected to the database. zodb-pgjsonb gives
 // its connections no name, so that any session may be a site's; each process of
 // one holds a connection as long as it runs. Of another role's sessions the server
-// may show little. What packs is known by its temporary table.
+// may show little.
 const sessionsQuery = `SELECT pid, coalesce(nullif(application_name, ''), 'unnamed'), coalesce(usename, '?'), coalesce(state, '?'),
-		coalesce(to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS'), '?'),
-		coalesce(state <> 'idle' AND query LIKE '%reachable_oids%', false)
+		coalesce(to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS'), '?')
 	FROM pg_catalog.pg_stat_activity
 	WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
 	AND coalesce(backend_type, 'client backend') = 'client backend' AND NOT starts_with(coalesce(application_name, ''), 'zodb-convert')
 	ORDER BY pid`
 
+// A pack of zodb-pgjsonb first makes the temporary table reachable_oids of all
+// that can be reached, in one statement; each of those that delete what is not in
+// it is a transaction of its own, and the last drops it. So the state and the query
+// of its session, which other roles do not see anyway, tell little. The table does:
+// every role sees it in the catalog as soon as it is made, and until then the locks
+// of the statement that makes it.
+const (
+	// tracesQuery gives who reads object_state, $1, and makes a table.
+	tracesQuery = `SELECT DISTINCT r.pid FROM pg_catalog.pg_locks r JOIN pg_catalog.pg_locks m ON m.pid = r.pid AND m.database = r.database
+		WHERE r.locktype = 'relation' AND r.granted AND r.mode = 'AccessShareLock' AND r.relation = $1::text::regclass
+		AND r.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		AND m.locktype = 'relation' AND m.granted AND m.mode = 'AccessExclusiveLock'
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = m.relation)`
+	packedQuery = "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = 'reachable_oids' AND relpersistence = 't')"
+)
+
+// company is who else is in the database.
+type company struct {
+	sessions []string // a phrase each
+	packing  bool
+	packer   string // one of sessions, where it is known
+}
+
+// look finds out who else is in the database.
+func (w *retryWriter) look(ctx context.Context) (*company, error) {
+	// Within a transaction the server shows what it showed first.
+	if err := w.exec(ctx, "SELECT pg_catalog.pg_stat_clear_snapshot()"); err != nil {
+		return nil, fmt.Errorf("look for other sessions: %w", err)
+	}
+	c := new(company)
+	// In this order: whose table is not yet in the catalog has the locks.
+	rows, _ := w.conn.Query(ctx, tracesQuery, w.s.layout.name(objectState))
+	tracing, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+	if err == nil {
+		err = w.conn.QueryRow(ctx, packedQuery).Scan(&c.packing)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for a pack: %w", err)
+	}
+	var pid int32
+	var app, user, state, since string
+	rows, _ = w.conn.Query(ctx, sessionsQuery)
+	_, err = pgx.ForEachRow(rows, []any{&pid, &app, &user, &state, &since}, func() error {
+		one := fmt.Sprintf("process %d (application %q, user %s, %s, since %s)", pid, app, user, state, since)
+		c.sessions = append(c.sessions, one)
+		if slices.Contains(tracing, pid) {
+			c.packing, c.packer = true, one
+		}
+		if !w.met[pid] {
+			w.met[pid] = true
+			w.result.Sessions = append(w.result.Sessions, one)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for other sessions: %w", err)
+	}
+	// Without a session the table is what a crash of the server has left.
+	c.packing = c.packing && len(c.sessions) > 0
+	return c, nil
+}
+
 // alone refuses a database to which somebody else is connected, unless that is
 // allowed. A pack is not: it removes what the records refer to and nothing else
 // did when it began.
 func (w *retryWriter) alone(ctx context.Context) error {
-	rows, err := w.conn.Query(ctx, sessionsQuery)
+	c, err := w.look(ctx)
 	if err != nil {
-		return fmt.Errorf("look for other sessions: %w", err)
+		return err
 	}
-	var pid int32
-	var app, user, state, since string
-	var packing bool
-	var found []string
-	packs := ""
-	_, err = pgx.ForEachRow(rows, []any{&pid, &app, &user, &state, &since, &packing}, func() error {
-		one := fmt.Sprintf("process %d (application %q, user %s, %s, since %s)", pid, app, user, state, since)
-		if packing {
-			packs = one
-		}
-		found = append(found, one)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("look for other sessions: %w", err)
-	}
-	w.result.Sessions = found
 	switch {
-	case packs != "":
-		return &dest.RefusedError{
-			Reason: fmt.Sprintf("%s is being packed by %s, which would remove what the records refer to", w.s.dest.Name(), packs),
-			Hint:   "wait until the pack has ended",
+	case c.packing:
+		by := ""
+		if c.packer != "" {
+			by = " by " + c.packer
 		}
-	case len(found) == 0 || w.connected:
+		return &dest.RefusedError{
+			Reason: fmt.Sprintf("%s is being packed%s, which would remove what the records refer to", w.s.dest.Name(), by),
+			Hint:   "wait until the pack has ended; if it has failed, restart the process of the site that packed, whose temporary table reachable_oids is still there",
+		}
+	case len(c.sessions) == 0 || w.connected:
 		return nil
 	}
 	noun := "another session is"
-	if len(found) > 1 {
-		noun = fmt.Sprintf("%d other sessions are", len(found))
+	if len(c.sessions) > 1 {
+		noun = fmt.Sprintf("%d other sessions are", len(c.sessions))
 	}
 	return &dest.RefusedError{
-		Reason: fmt.Sprintf("%s connected to %s, which may be a running site: %s", noun, w.s.dest.Name(), strings.Join(found[:min(len(found), dest.ListMax)], ", ")),
+		Reason: fmt.Sprintf("%s connected to %s, which may be a running site: %s", noun, w.s.dest.Name(), strings.Join(c.sessions[:min(len(c.sessions), dest.ListMax)], ", ")),
 		Hint:   "stop the site, or end these sessions; with --yes the records are written nevertheless, and a running site must be restarted afterwards, because its caches do not learn of them",
+	}
+}
+
+// lookBack finds out who came between the last look and the answer to COMMIT. A
+// failure to do so does not undo what is written.
+func (w *retryWriter) lookBack(ctx context.Context) {
+	if w.result.Written == 0 {
+		return
+	}
+	c, err := w.look(ctx)
+	if err == nil && len(c.sessions) > 0 {
+		w.result.PackBegan = c.packing
+		err = w.looseEnds(ctx)
+	}
+	if err != nil {
+		w.result.Unwatched = sentence(err.Error())
 	}
 }
 
@@ -229,6 +296,7 @@ func (w *retryWriter) write(ctx context.Context, plan *dest.RetryPlan) (err erro
 		return err
 	}
 	fault.Point("retry.committed")
+	w.lookBack(ctx)
 	return nil
 }
 
@@ -437,13 +505,15 @@ func (w *retryWriter) apply(ctx context.Context) error {
 }
 
 // looseEnds counts written objects to which nothing refers, and objects to which
-// they refer and which are not there.
+// they, or those that were there, refer and which are not there.
 func (w *retryWriter) looseEnds(ctx context.Context) error {
 	state := w.s.layout.name(objectState)
-	newest := stageTable + " r WHERE " + retried + " AND NOT " + retriedAfter
+	newest := retried + " AND NOT " + retriedAfter
+	current := "r.there AND EXISTS (SELECT FROM " + state + " x WHERE x.zoid = r.zoid AND x.tid = r.tid)"
 	err := w.conn.QueryRow(ctx, `SELECT
-		(SELECT count(*) FROM `+newest+` AND r.zoid <> 0 AND NOT EXISTS (SELECT FROM `+state+` x WHERE x.refs @> ARRAY[r.zoid] AND x.zoid <> r.zoid)),
-		(SELECT count(DISTINCT ref) FROM (SELECT unnest(r.refs) AS ref FROM `+newest+`) refs WHERE NOT EXISTS (SELECT FROM `+state+` x WHERE x.zoid = ref))`).
+		(SELECT count(*) FROM `+stageTable+` r WHERE `+newest+` AND r.zoid <> 0 AND NOT EXISTS (SELECT FROM `+state+` x WHERE x.refs @> ARRAY[r.zoid] AND x.zoid <> r.zoid)),
+		(SELECT count(DISTINCT ref) FROM (SELECT unnest(r.refs) AS ref FROM `+stageTable+` r WHERE `+newest+` OR `+current+`) refs
+			WHERE NOT EXISTS (SELECT FROM `+state+` x WHERE x.zoid = ref))`).
 		Scan(&w.result.Unreferenced, &w.result.Dangling)
 	if err != nil {
 		return fmt.Errorf("look for what the written objects refer to: %w", err)

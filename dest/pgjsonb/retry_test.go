@@ -427,7 +427,12 @@ type site struct {
 
 func startRunningSite(t *testing.T, d *database, history bool) *site {
 	t.Helper()
-	s := &site{cmd: exec.Command(pythonPath(t), "-c", runningSite, d.dsn, fmt.Sprint(history))}
+	return startScript(t, runningSite, d, history)
+}
+
+func startScript(t *testing.T, script string, d *database, history bool) *site {
+	t.Helper()
+	s := &site{cmd: exec.Command(pythonPath(t), "-c", script, d.dsn, fmt.Sprint(history))}
 	s.cmd.Stderr = &s.err
 	var err error
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
@@ -561,10 +566,6 @@ func TestRetryWaitsForACommitOfTheSite(t *testing.T) {
 		defer dst.Close()
 		plan := retryPlan([]dest.Reject{{OID: 1, TID: last + 1, Data: thing(1, "rejected").Data}})
 		plan.Connected = true
-		type outcome struct {
-			result *dest.RetryResult
-			err    error
-		}
 		done := make(chan outcome, 1)
 		go func() {
 			result, err := dst.Retry(t.Context(), plan)
@@ -607,7 +608,7 @@ func TestRetryIsRefusedWhileTheDatabaseIsPacked(t *testing.T) {
 	plan := retryPlan([]dest.Reject{record})
 	plan.Connected = true
 	_, err = dst.Retry(t.Context(), plan)
-	isRefused(t, err, "is being packed by process")
+	isRefused(t, err, "is being packed")
 	if _, err := conn.Exec(t.Context(), "ROLLBACK"); err != nil {
 		t.Fatal(err)
 	}

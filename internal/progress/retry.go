@@ -33,8 +33,10 @@ type RetryLine struct {
 	Forms        map[string]int64  `json:"special_forms" doc:"special forms written, by kind"`
 	NewCodec     int64             `json:"new_codec" doc:"written records that only zodb-json-codec 1.7.0 or later reads"`
 	Unreferenced int64             `json:"unreferenced" doc:"written objects to which nothing refers"`
-	Dangling     int64             `json:"dangling" doc:"oids to which the written objects refer, and which are not there"`
+	Dangling     int64             `json:"dangling" doc:"oids to which objects of the list refer that are there now, and which are not there"`
 	Sessions     []string          `json:"sessions" doc:"who else was connected (--yes)"`
+	PackBegan    bool              `json:"pack_began" doc:"a pack began while the records were committed, and may remove what they refer to"`
+	Unwatched    string            `json:"unwatched" doc:"why that could not be looked up, empty as a rule"`
 	Elapsed      float64           `json:"elapsed" doc:"seconds"`
 	Next         []string          `json:"next" doc:"what to do now"`
 }
@@ -113,8 +115,14 @@ func (s *RetrySummary) notes() []string {
 			Plural(r.Unreferenced, "object"), verb(r.Unreferenced)))
 	}
 	if r.Dangling > 0 {
-		notes = append(notes, fmt.Sprintf("What was written refers to %s that the destination does not have: rejected as well, lost in the source already, or removed by a pack since.",
+		notes = append(notes, fmt.Sprintf("What is there of the list refers to %s that the destination does not have: rejected as well, lost in the source already, or removed by a pack since.",
 			Plural(r.Dangling, "object")))
+	}
+	if r.PackBegan {
+		notes = append(notes, fmt.Sprintf("A pack began while the records were committed, and may remove what they refer to. When it has ended, type the same command again: it writes what is gone of %s, and counts what they refer to and is missing.", r.File))
+	}
+	if r.Unwatched != "" {
+		notes = append(notes, fmt.Sprintf("Everything is committed, but whether a pack began meanwhile could not be looked up: %s.", r.Unwatched))
 	}
 	return notes
 }
@@ -156,7 +164,7 @@ func (j *JSON) Retried(s *RetrySummary) {
 		Head: head("retry_summary", time.Now()), File: r.File, Destination: r.Destination,
 		Records: r.Records, Written: r.Written, There: r.There, Superseded: []SupersededEntry{}, Rejected: []RejectEntry{},
 		Blobs: r.Blobs, Forms: r.Forms, NewCodec: r.NewCodec, Unreferenced: r.Unreferenced, Dangling: r.Dangling,
-		Sessions: orEmpty(r.Sessions), Elapsed: s.Elapsed.Seconds(), Next: orEmpty(s.Next),
+		Sessions: orEmpty(r.Sessions), PackBegan: r.PackBegan, Unwatched: r.Unwatched, Elapsed: s.Elapsed.Seconds(), Next: orEmpty(s.Next),
 	}
 	if line.Forms == nil {
 		line.Forms = map[string]int64{}

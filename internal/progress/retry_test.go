@@ -21,6 +21,7 @@ func retried() *RetrySummary {
 			Written: 1200, There: 1, Forms: map[string]int64{"capsule-cycle": 3, "set": 12}, NewCodec: 4, Unreferenced: 1, Dangling: 3,
 			Superseded: []dest.Outdated{{OID: 7, TID: tid, Newer: tid + 1}},
 			Sessions:   []string{"process 12 (application \"unnamed\", user zope, idle, since 2024-05-06 07:08:09)"},
+			PackBegan: true, Unwatched: "the connection was lost",
 		},
 	}
 	for i := range zodb.OID(14) {
