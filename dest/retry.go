@@ -20,9 +20,10 @@ type RetryResult struct {
 	// Written are in the destination now, There were before.
 	Written int64
 	There   int64
-	// Superseded have a newer row or tombstone of the same oid.
+	// Superseded have a newer row or tombstone of the same oid, or a newer record.
 	Superseded []Outdated
-	// Rejected cannot be stored by this version either; Data is left out.
+	// Rejected cannot be stored by this version either, or have no transaction any
+	// more that they could belong to; Data is left out.
 	Rejected []Reject
 	// Forms counts special forms by kind of what was written, NewCodec the records
 	// that only zodb-json-codec >= 1.7.0 reads.
@@ -44,9 +45,12 @@ type RetryResult struct {
 }
 
 // Outdated is a record that is not written because the destination has something
-// newer.
+// newer, or the list.
 type Outdated struct {
 	OID   zodb.OID
 	TID   zodb.TID // of the record
 	Newer zodb.TID
+	// Listed tells that the newer revision is one of the list, which may itself be
+	// one that cannot be stored.
+	Listed bool
 }

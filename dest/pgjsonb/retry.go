@@ -18,10 +18,11 @@ import (
 )
 
 // createRetried makes the stage of records that are retried: there tells that the
-// revision is in the database already, newer is the tid of what supersedes it. It
+// revision is in the database already, gone that its transaction is not; newer is
+// the tid of what supersedes it in the database, listed of what does in the list. It
 // goes with the session: what the records refer to is looked for behind COMMIT, too.
 const createRetried = `CREATE TEMPORARY TABLE zodb_convert_stage (seq bigint, zoid bigint, tid bigint, class_mod text,
-	class_name text, state jsonb, state_size integer, refs bigint[], there boolean, newer bigint)`
+	class_name text, state jsonb, state_size integer, refs bigint[], there boolean, gone boolean, newer bigint, listed bigint)`
 
 // retryWriter writes records that were rejected before, in one transaction.
 type retryWriter struct {
@@ -283,7 +284,7 @@ func (w *retryWriter) write(ctx context.Context, plan *dest.RetryPlan) (err erro
 	}
 	fault.Point("retry.locked")
 	for _, step := range []func(context.Context) error{
-		w.finished, w.alone, w.known, w.judge, w.settle, w.apply, w.looseEnds, w.alone,
+		w.finished, w.alone, w.judge, w.known, w.settle, w.apply, w.looseEnds, w.alone,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -369,11 +370,53 @@ func (w *retryWriter) stageRecord(ctx context.Context, seq int64) error {
 	return nil
 }
 
-// known refuses records whose transactions the database does not have.
+// What the statements below ask of rows of the stage.
+const (
+	// storable is a row r that is to be written if its transaction is there.
+	storable = "r.class_mod IS NOT NULL AND NOT r.there AND r.newer IS NULL AND r.listed IS NULL"
+	// retried is a row r that is to be written.
+	retried = storable + " AND NOT r.gone"
+	// retriedAfter: so is a newer revision of the same object.
+	retriedAfter = "EXISTS (SELECT FROM " + stageTable + " n WHERE n.zoid = r.zoid AND n.tid > r.tid AND n.class_mod IS NOT NULL AND NOT n.there AND NOT n.gone AND n.newer IS NULL AND n.listed IS NULL)"
+	// tombstone is a row x of object_history that says that the object does not
+	// exist. A rejected revision has one, too.
+	tombstone = "x.class_mod = '' AND x.state IS NULL"
+)
+
+// judge finds out what of the stage may be written. A revision is there with its
+// own tid; above it may be nothing but what is written along with it.
+func (w *retryWriter) judge(ctx context.Context) error {
+	state, old := w.s.layout.name(objectState), w.s.layout.name(objectHistory)
+	there := "EXISTS (SELECT FROM " + state + " x WHERE x.zoid = r.zoid AND x.tid = r.tid)"
+	newer := "(SELECT x.tid FROM " + state + " x WHERE x.zoid = r.zoid AND x.tid > r.tid)"
+	listed := "(SELECT max(n.tid) FROM " + stageTable + " n WHERE n.zoid = r.zoid AND n.tid > r.tid"
+	if w.s.plan.Options.HistoryPreserving {
+		there += " OR EXISTS (SELECT FROM " + old + " x WHERE x.zoid = r.zoid AND x.tid = r.tid AND NOT (" + tombstone + "))"
+		newer += ", (SELECT max(x.tid) FROM " + old + " x WHERE x.zoid = r.zoid AND x.tid > r.tid AND NOT (" + tombstone +
+			" AND EXISTS (SELECT FROM " + stageTable + " n WHERE n.zoid = x.zoid AND n.tid = x.tid)))"
+		listed += " AND (n.class_mod IS NULL OR n.gone)"
+	}
+	err := w.exec(ctx,
+		"CREATE INDEX ON "+stageTable+" (zoid, tid)",
+		"UPDATE "+stageTable+" r SET there = "+there+", gone = NOT EXISTS (SELECT FROM "+w.s.layout.name(transactionLog)+" t WHERE t.tid = r.tid)",
+		"UPDATE "+stageTable+" r SET newer = greatest("+newer+"), listed = "+listed+")")
+	if err != nil {
+		return fmt.Errorf("compare the records with what is there: %w", err)
+	}
+	return nil
+}
+
+// known refuses records of another source: the database has no transaction of
+// theirs. Without history no pack removes a transaction, so that none of what is to
+// be written may be missing.
 func (w *retryWriter) known(ctx context.Context) error {
+	which := "(r.gone AND NOT EXISTS (SELECT FROM " + stageTable + " n WHERE n.there OR NOT n.gone))"
+	if !w.s.plan.Options.HistoryPreserving {
+		which += " OR (r.gone AND " + storable + ")"
+	}
 	var oid, tid, n int64
 	err := w.conn.QueryRow(ctx, `SELECT coalesce((array_agg(zoid ORDER BY seq))[1], 0), coalesce((array_agg(tid ORDER BY seq))[1], 0), count(*)
-		FROM `+stageTable+` r WHERE NOT EXISTS (SELECT FROM `+w.s.layout.name(transactionLog)+` t WHERE t.tid = r.tid)`).Scan(&oid, &tid, &n)
+		FROM `+stageTable+` r WHERE `+which).Scan(&oid, &tid, &n)
 	if err != nil {
 		return fmt.Errorf("look for the transactions of the records: %w", err)
 	}
@@ -387,62 +430,30 @@ func (w *retryWriter) known(ctx context.Context) error {
 	}
 }
 
-// What the statements below ask of rows of the stage.
-const (
-	// retried is a row r that is to be written.
-	retried = "r.class_mod IS NOT NULL AND NOT r.there AND r.newer IS NULL"
-	// retriedAfter: so is a newer revision of the same object.
-	retriedAfter = "EXISTS (SELECT FROM " + stageTable + " n WHERE n.zoid = r.zoid AND n.tid > r.tid AND n.class_mod IS NOT NULL AND NOT n.there AND n.newer IS NULL)"
-	// tombstone is a row x of object_history that says that the object does not
-	// exist. A rejected revision has one, too.
-	tombstone = "x.class_mod = '' AND x.state IS NULL"
-)
-
-// judge finds out what of the stage may be written. A revision is there with its
-// own tid; above it may be nothing but what is written along with it.
-func (w *retryWriter) judge(ctx context.Context) error {
-	state, old := w.s.layout.name(objectState), w.s.layout.name(objectHistory)
-	there := "EXISTS (SELECT FROM " + state + " x WHERE x.zoid = r.zoid AND x.tid = r.tid)"
-	newer := []string{"(SELECT x.tid FROM " + state + " x WHERE x.zoid = r.zoid AND x.tid > r.tid)"}
-	if w.s.plan.Options.HistoryPreserving {
-		there += " OR EXISTS (SELECT FROM " + old + " x WHERE x.zoid = r.zoid AND x.tid = r.tid AND NOT (" + tombstone + "))"
-		newer = append(newer,
-			"(SELECT max(x.tid) FROM "+old+" x WHERE x.zoid = r.zoid AND x.tid > r.tid AND NOT ("+tombstone+
-				" AND EXISTS (SELECT FROM "+stageTable+" n WHERE n.zoid = x.zoid AND n.tid = x.tid AND n.class_mod IS NOT NULL)))",
-			"(SELECT max(n.tid) FROM "+stageTable+" n WHERE n.zoid = r.zoid AND n.tid > r.tid AND n.class_mod IS NULL)")
-	} else {
-		newer = append(newer, "(SELECT max(n.tid) FROM "+stageTable+" n WHERE n.zoid = r.zoid AND n.tid > r.tid)")
-	}
-	err := w.exec(ctx,
-		"CREATE INDEX ON "+stageTable+" (zoid, tid)",
-		"UPDATE "+stageTable+" r SET there = "+there+", newer = greatest("+strings.Join(newer, ", ")+")")
-	if err != nil {
-		return fmt.Errorf("compare the records with what is there: %w", err)
-	}
-	return nil
-}
-
 // settle notes what becomes of each record.
 func (w *retryWriter) settle(ctx context.Context) error {
-	rows, err := w.conn.Query(ctx, "SELECT seq, there, coalesce(newer, 0), class_mod IS NOT NULL FROM "+stageTable+" ORDER BY seq")
+	rows, err := w.conn.Query(ctx, "SELECT seq, there, gone, coalesce(newer, 0), coalesce(listed, 0), class_mod IS NOT NULL FROM "+stageTable+" ORDER BY seq")
 	if err != nil {
 		return fmt.Errorf("compare the records with what is there: %w", err)
 	}
 	r := &w.result
 	var forms jsonb.Counts
-	var seq, newer, settled int64
-	var there, storable bool
-	_, err = pgx.ForEachRow(rows, []any{&seq, &there, &newer, &storable}, func() error {
+	var seq, newer, listed, settled int64
+	var there, gone, decoded bool
+	_, err = pgx.ForEachRow(rows, []any{&seq, &there, &gone, &newer, &listed, &decoded}, func() error {
 		settled++
 		record := w.records[seq]
 		switch {
 		case there:
 			r.There++
-		case newer != 0:
-			r.Superseded = append(r.Superseded, dest.Outdated{OID: record.OID, TID: record.TID, Newer: zodb.TID(newer)})
-		case !storable:
+		case max(newer, listed) != 0:
+			r.Superseded = append(r.Superseded, dest.Outdated{OID: record.OID, TID: record.TID, Newer: zodb.TID(max(newer, listed)), Listed: listed > newer})
+		case !decoded:
 			bad := w.reasons[seq]
 			record.Class, record.Reason = bad.class, bad.reason
+			r.Rejected = append(r.Rejected, record)
+		case gone:
+			record.Reason = "the destination does not have its transaction any more: a pack has removed it"
 			r.Rejected = append(r.Rejected, record)
 		default:
 			r.Written++

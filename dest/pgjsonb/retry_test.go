@@ -137,6 +137,11 @@ func TestRetriedRecordsStandAsIfTheyHadNeverBeenRejected(t *testing.T) {
 		if diff := cmp.Diff(superseded, keys(result.Superseded)); diff != "" {
 			t.Errorf("superseded (-want +got):\n%s", diff)
 		}
+		for _, o := range result.Superseded {
+			if o.Listed {
+				t.Errorf("the destination has what supersedes %+v", o)
+			}
+		}
 		if want := int64(len(rejects) - len(superseded)); result.Written != want || len(result.Rejected) != 0 || result.There != 0 {
 			t.Errorf("%+v, want %d written", result, want)
 		}
@@ -213,8 +218,8 @@ func TestNoOlderRevisionTakesThePlaceOfOneThatIsStillRejected(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{"1@6<7"}, keys(result.Superseded)); diff != "" {
-			t.Error(diff)
+		if diff := cmp.Diff([]string{"1@6<7"}, keys(result.Superseded)); diff != "" || !result.Superseded[0].Listed {
+			t.Errorf("%+v %s", result.Superseded, diff)
 		}
 		if len(result.Rejected) != 1 || result.Rejected[0].TID != third || result.Rejected[0].Reason == "" || result.Rejected[0].Data != nil {
 			t.Errorf("rejected: %+v", result.Rejected)
@@ -363,6 +368,57 @@ func TestRetryIsRefusedWhereItDoesNotBelong(t *testing.T) {
 		_, err = retry(t, d, false, record)
 		isRefused(t, err, "holds older revisions")
 	})
+}
+
+// The site has changed what an earlier retry wrote, and packed it away.
+func TestWhatWasPackedAwayDoesNotStopTheRest(t *testing.T) {
+	d, b := newDatabase(t), desttest.NewBuilder()
+	b.Commit(desttest.Transaction{TID: first}, thing(0, "root"))
+	b.Commit(desttest.Transaction{TID: second}, desttest.Record{OID: 1, Data: desttest.Bad(), Rejected: true}, desttest.Record{OID: 4, Data: desttest.Bad(), Rejected: true})
+	b.Commit(desttest.Transaction{TID: third}, desttest.Record{OID: 2, Data: desttest.Bad(), Rejected: true}, thing(3, "x"))
+	list := map[zodb.OID]dest.Reject{}
+	for _, r := range rejected(t, d, b, true) {
+		list[r.OID] = r
+	}
+	good := func(oid zodb.OID) dest.Reject {
+		r := list[oid]
+		r.Data = thing(oid, "good now").Data
+		return r
+	}
+	result, err := retry(t, d, true, good(1), list[2], list[4])
+	if err != nil || result.Written != 1 || len(result.Rejected) != 2 {
+		t.Fatalf("%+v %v", result, err)
+	}
+	// What zodb-pgjsonb's statements do.
+	d.exec(t, fmt.Sprintf(`INSERT INTO transaction_log (tid) VALUES (%[1]d);
+		INSERT INTO object_history SELECT zoid, tid, class_mod, class_name, state, state_size, refs FROM object_state WHERE zoid = 1;
+		UPDATE object_state SET tid = %[1]d WHERE zoid = 1;
+		DELETE FROM object_history WHERE zoid = 1 AND tid <= %[2]d OR zoid = 4;
+		DELETE FROM transaction_log t WHERE tid <= %[1]d AND NOT EXISTS (SELECT FROM object_state s WHERE s.tid = t.tid)`, fourth, second))
+	result, err = retry(t, d, true, good(1), good(2), good(4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"1@6<8"}, keys(result.Superseded)); diff != "" || result.Written != 1 {
+		t.Errorf("%+v %s", result, diff)
+	}
+	if len(result.Rejected) != 1 || result.Rejected[0].OID != 4 || !strings.Contains(result.Rejected[0].Reason, "a pack has removed it") {
+		t.Errorf("rejected: %+v", result.Rejected)
+	}
+	// An older revision does not take the place of one whose transaction is gone.
+	rows := d.Rows(t)
+	older := good(4)
+	older.TID = first
+	result, err = retry(t, d, true, good(2), good(4), older)
+	if err != nil || len(result.Superseded) != 1 || !result.Superseded[0].Listed || result.Written != 0 {
+		t.Errorf("%+v %v", result, err)
+	}
+	if diff := cmp.Diff(rows, d.Rows(t)); diff != "" {
+		t.Errorf("something was written:\n%s", diff)
+	}
+	// A list none of whose transactions is there is that of another source.
+	_, err = retry(t, d, true, good(4))
+	isRefused(t, err, "the transactions of 1 record", "was not converted from the source")
 }
 
 func TestErrorOfTheCallerIsHisOwn(t *testing.T) {

@@ -27,8 +27,8 @@ type RetryLine struct {
 	Records      int64             `json:"records" doc:"records in the file"`
 	Written      int64             `json:"written" doc:"written by this call"`
 	There        int64             `json:"there" doc:"in the destination before this call"`
-	Superseded   []SupersededEntry `json:"superseded" doc:"not written: the destination has something newer of the same object"`
-	Rejected     []RejectEntry     `json:"rejected" doc:"not written: this version cannot store them either"`
+	Superseded   []SupersededEntry `json:"superseded" doc:"not written: the destination, or the list, has something newer of the same object"`
+	Rejected     []RejectEntry     `json:"rejected" doc:"not written: this version cannot store them either, or a pack has removed their transaction"`
 	Blobs        int64             `json:"blobs" doc:"missing blobs in the file, which does not hold their bytes: they are still missing"`
 	Forms        map[string]int64  `json:"special_forms" doc:"special forms written, by kind"`
 	NewCodec     int64             `json:"new_codec" doc:"written records that only zodb-json-codec 1.7.0 or later reads"`
@@ -45,7 +45,9 @@ type RetryLine struct {
 type SupersededEntry struct {
 	OID   string `json:"oid" doc:"of the object"`
 	TID   string `json:"tid" doc:"of the record in the file"`
-	Newer string `json:"newer" doc:"tid of what the destination has"`
+	Newer string `json:"newer" doc:"tid of what is newer"`
+	// Without it a reader would look for it in the destination.
+	Listed bool `json:"listed" doc:"the newer revision is in the same list; it may be among the rejected"`
 }
 
 // Text gives the summary for people. verbose lists everything.
@@ -65,7 +67,7 @@ func (s *RetrySummary) Text(verbose bool) string {
 		row(&b, "there already", Count(r.There), "")
 	}
 	if n := int64(len(r.Superseded)); n > 0 {
-		row(&b, "superseded", Count(n), "the destination has something newer")
+		row(&b, "superseded", Count(n), s.newer())
 	}
 	row(&b, "rejected", Count(int64(len(r.Rejected))), "")
 	if r.Blobs > 0 {
@@ -78,7 +80,11 @@ func (s *RetrySummary) Text(verbose bool) string {
 	b.WriteString("\n")
 	superseded := make([]string, len(r.Superseded))
 	for i, o := range r.Superseded {
-		superseded[i] = fmt.Sprintf("oid %v, tid %v: the destination has tid %v", o.OID, o.TID, o.Newer)
+		text := "oid %v, tid %v: the destination has tid %v"
+		if o.Listed {
+			text = "oid %v, tid %v: a newer revision is in the same list, tid %v"
+		}
+		superseded[i] = fmt.Sprintf(text, o.OID, o.TID, o.Newer)
 	}
 	listed(&b, "Superseded", superseded, verbose)
 	rejected := make([]string, len(r.Rejected))
@@ -89,6 +95,21 @@ func (s *RetrySummary) Text(verbose bool) string {
 	paragraph(&b, "Notes", s.notes())
 	paragraph(&b, "Next", s.Next)
 	return strings.TrimSuffix(b.String(), "\n")
+}
+
+// newer says where what is newer is.
+func (s *RetrySummary) newer() string {
+	where := map[bool]bool{}
+	for _, o := range s.Report.Superseded {
+		where[o.Listed] = true
+	}
+	switch {
+	case !where[true]:
+		return "the destination has something newer"
+	case !where[false]:
+		return "the list has something newer"
+	}
+	return "the destination or the list has something newer"
 }
 
 // remaining says how much is not in the destination.
@@ -170,7 +191,7 @@ func (j *JSON) Retried(s *RetrySummary) {
 		line.Forms = map[string]int64{}
 	}
 	for _, o := range r.Superseded {
-		line.Superseded = append(line.Superseded, SupersededEntry{OID: o.OID.String(), TID: o.TID.String(), Newer: o.Newer.String()})
+		line.Superseded = append(line.Superseded, SupersededEntry{OID: o.OID.String(), TID: o.TID.String(), Newer: o.Newer.String(), Listed: o.Listed})
 	}
 	for _, e := range r.Rejected {
 		line.Rejected = append(line.Rejected, RejectEntry{OID: e.OID.String(), TID: e.TID.String(), Offset: e.Pos, Class: e.Class, Reason: e.Reason})

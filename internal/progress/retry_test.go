@@ -16,12 +16,12 @@ import (
 func retried() *RetrySummary {
 	tid := zodb.TIDAt(time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC))
 	r := &pipeline.RetryReport{
-		File: "rejects.jsonl", Destination: "zodb_new on db.example.org:5432", Records: 1216, Blobs: 2,
+		File: "rejects.jsonl", Destination: "zodb_new on db.example.org:5432", Records: 1217, Blobs: 2,
 		RetryResult: dest.RetryResult{
 			Written: 1200, There: 1, Forms: map[string]int64{"capsule-cycle": 3, "set": 12}, NewCodec: 4, Unreferenced: 1, Dangling: 3,
-			Superseded: []dest.Outdated{{OID: 7, TID: tid, Newer: tid + 1}},
+			Superseded: []dest.Outdated{{OID: 7, TID: tid, Newer: tid + 1}, {OID: 8, TID: tid, Newer: tid + 2, Listed: true}},
 			Sessions:   []string{"process 12 (application \"unnamed\", user zope, idle, since 2024-05-06 07:08:09)"},
-			PackBegan: true, Unwatched: "the connection was lost",
+			PackBegan:  true, Unwatched: "the connection was lost",
 		},
 	}
 	for i := range zodb.OID(14) {
@@ -53,7 +53,7 @@ func TestRetrySummaryAsJSON(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &line); err != nil {
 		t.Fatal(err)
 	}
-	if line.Event != "retry_summary" || len(line.Rejected) != 14 || len(line.Superseded) != 1 || line.Superseded[0].Newer <= line.Superseded[0].TID || line.Written != 1200 {
+	if line.Event != "retry_summary" || len(line.Rejected) != 14 || len(line.Superseded) != 2 || line.Superseded[0].Listed || !line.Superseded[1].Listed || line.Superseded[0].Newer <= line.Superseded[0].TID || line.Written != 1200 {
 		t.Errorf("%+v", line)
 	}
 	out.Reset()
