@@ -118,12 +118,15 @@ func (l *rejectsFile) note(n int, line *RejectLine) (first bool, err error) {
 	return false, l.malformed(n, "oid %v, tid %v stands in line %d already, with other data", key.oid, key.tid, earlier.number)
 }
 
-// records gives the records of the file, each once.
+// records gives the records of the file, each once. It refuses a file that does not
+// hold any more what was counted.
 func (l *rejectsFile) records(ctx context.Context, fn func(*dest.Reject) error) error {
 	if _, err := l.file.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("read the list of rejects: %w", err)
 	}
-	return l.lines(ctx, func(n int, line *RejectLine) error {
+	again, last := 0, 0
+	err := l.lines(ctx, func(n int, line *RejectLine) error {
+		last = n
 		key, err := revisionOf(line)
 		if err != nil {
 			return l.malformed(n, "%v", err)
@@ -132,11 +135,19 @@ func (l *rejectsFile) records(ctx context.Context, fn func(*dest.Reject) error) 
 		if seen.digest != sha256.Sum256(line.Pickle) {
 			return l.malformed(n, "it has changed while the file was read")
 		}
-		if key.kind != RejectedRecord || seen.number != n {
+		if seen.number != n {
+			return nil
+		}
+		again++
+		if key.kind != RejectedRecord {
 			return nil
 		}
 		return fn(&dest.Reject{OID: key.oid, TID: key.tid, Pos: line.Offset, Class: line.Class, Reason: line.Reason, Data: line.Pickle})
 	})
+	if err == nil && again != len(l.seen) {
+		return l.malformed(last, "the file has changed while it was read: it listed %d revisions, and now %d", len(l.seen), again)
+	}
+	return err
 }
 
 // lines calls fn for each line that is not empty.

@@ -111,6 +111,23 @@ func TestListThatChangesWhileItIsRead(t *testing.T) {
 	}
 }
 
+// A list that has become shorter would look as if all of it had been given.
+func TestListThatIsCutOffWhileItIsRead(t *testing.T) {
+	for name, text := range map[string]string{"a record less": goodLine + oldLine, "a blob less": goodLine + blobLine} {
+		t.Run(name, func(t *testing.T) {
+			_, list := read(t, text)
+			if err := os.Truncate(list.path, int64(len(goodLine))); err != nil {
+				t.Fatal(err)
+			}
+			err := list.records(t.Context(), func(*dest.Reject) error { return nil })
+			var refused *dest.RefusedError
+			if !errors.As(err, &refused) || !strings.Contains(refused.Reason, "it listed 2 revisions, and now 1") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
 // FuzzRejectLine reads what may stand in a list. What is taken is a revision that
 // can be written back.
 func FuzzRejectLine(f *testing.F) {
