@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/pipeline/jsonb"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/zodb"
@@ -43,7 +44,8 @@ func (r *run) conclude(c *counts) {
 		}
 	}
 	if n := r.damage.records; n > 0 {
-		r.note(fmt.Sprintf("the data of %d records cannot be read; what they hold is in none of the numbers of rows, and a conversion stops at the first of them", n))
+		s.Unread = n
+		r.note(fmt.Sprintf("the data of %s cannot be read; what they hold is in none of the numbers of rows, and a conversion stops at the first of them", progress.Plural(n, "record")))
 	}
 	if s.Python2 {
 		r.note("Python 2 has written it: whatever the application needs to run on Python 3 with it, such as zodbupdate, is to be done before the conversion")
@@ -71,7 +73,7 @@ func (r *run) list(c *counts) {
 			found.Reasons = c.topReasons()
 		}
 		if cause == causeMissingBlob && r.info.BlobDir == "" {
-			found.Text = "The configuration does not say where the files of blobs are; no conversion begins before it does."
+			found.Text = noPlace
 		}
 		if altered {
 			r.report.Altered = append(r.report.Altered, found)
@@ -82,12 +84,22 @@ func (r *run) list(c *counts) {
 	if f := &c.found[causeRejected]; len(f.first) > 0 && f.first[0] == uint64(zodb.Root) {
 		r.note("the root object is among the rejected records: without it the database cannot be opened, and no conversion is finished")
 	}
-	r.structure()
+	r.structure(c)
 }
 
+// noPlace is what keeps a conversion from beginning.
+const noPlace = "The configuration does not say where the files of blobs are; no conversion begins before it does."
+
 // structure lists what the scan has found.
-func (r *run) structure() {
+func (r *run) structure(c *counts) {
 	info := r.info
+	if c.found[causeMissingBlob].records == 0 && r.placeless() {
+		f := Finding{Cause: MissingBlob, Text: noPlace, Count: info.Blobs}
+		for _, oid := range info.BlobOIDs[:min(len(info.BlobOIDs), dest.ListMax)] {
+			f.First = append(f.First, oid.String())
+		}
+		r.report.Altered = append(r.report.Altered, f)
+	}
 	notable := func(f Finding) { r.report.Notable = append(r.report.Notable, f) }
 	if !info.HasRoot && info.Transactions > 0 {
 		notable(Finding{Cause: NoRoot, Count: 1,
@@ -110,6 +122,14 @@ func (r *run) structure() {
 	if info.MaxTID >= zodb.Limit {
 		r.highID("tid", info.MaxTID.String())
 	}
+}
+
+// placeless tells whether a conversion asks for the place of blobs. It does for those
+// that it will not write, too, because they are older or deleted; of a table without
+// history it does not look at them.
+func (r *run) placeless() bool {
+	_, table := r.src.(source.Table)
+	return r.info.Blobs > 0 && r.info.BlobDir == "" && (r.opts.HistoryPreserving || !table)
 }
 
 // highID tells of an oid or tid that keeps a conversion from beginning.

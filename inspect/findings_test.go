@@ -17,8 +17,10 @@ import (
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/dest/desttest"
+	"github.com/zodb-convert/zodb-convert/dest/pgjsonb"
 	"github.com/zodb-convert/zodb-convert/inspect"
 	"github.com/zodb-convert/zodb-convert/internal/fixture"
+	"github.com/zodb-convert/zodb-convert/internal/throwaway"
 	"github.com/zodb-convert/zodb-convert/pipeline"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/source/relstorage"
@@ -189,7 +191,7 @@ func TestReportIsTheSameWhateverTheWorkers(t *testing.T) {
 func asJSON(t *testing.T, r *inspect.Report) string {
 	t.Helper()
 	short := *r
-	short.Source.Name, short.Source.Damage, short.Notes, short.Estimate = "", "", nil, nil
+	short.Source.Name, short.Source.Damage, short.Source.CutOff, short.Notes, short.Estimate = "", "", false, nil, nil
 	text, err := json.MarshalIndent(&short, "", " ")
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +235,7 @@ func TestDamagedSourceIsInspectedUpToTheDamage(t *testing.T) {
 		damage(broken)
 		r, err := inspect.Run(t.Context(), fileStorage(t, write(name, broken)), inspect.Options{Workers: 2, HistoryPreserving: true})
 		damage := (*source.DamageError)(nil)
-		if !errors.As(err, &damage) || damage.Until != until || r.Source.Damage != err.Error() || r.Estimate != nil {
+		if !errors.As(err, &damage) || damage.Until != until || r.Source.Damage != err.Error() || !r.Source.CutOff || r.Estimate != nil {
 			t.Errorf("%s: %v; the report says %q", name, err, r.Source.Damage)
 		}
 		want := look(t, fileStorage(t, write("whole", data[:until])), inspect.Options{HistoryPreserving: true})
@@ -263,8 +265,8 @@ func TestDamagedRecordDoesNotHideTheOthers(t *testing.T) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r, err := inspect.Run(t.Context(), fileStorage(t, path), inspect.Options{HistoryPreserving: true})
-	if damage := (*source.DamageError)(nil); !errors.As(err, &damage) || r.Source.Damage != err.Error() {
+	r, err := inspect.Run(t.Context(), fileStorage(t, path), inspect.Options{HistoryPreserving: true, Reachability: true, TempDir: t.TempDir()})
+	if damage := (*source.DamageError)(nil); !errors.As(err, &damage) || r.Source.Damage != err.Error() || r.Source.CutOff || r.Source.Unread != 1 {
 		t.Fatalf("%v; the report says %q", err, r.Source.Damage)
 	}
 	if r.Source.Records != whole.Source.Records || r.Source.Compressed != whole.Source.Compressed || whole.Source.Compressed == 0 {
@@ -273,6 +275,41 @@ func TestDamagedRecordDoesNotHideTheOthers(t *testing.T) {
 	h, w := r.Source.HistoryPreserving, whole.Source.HistoryPreserving
 	if lost := w.Objects + w.Revisions - h.Objects - h.Revisions; lost != 1 {
 		t.Errorf("%d rows are not counted, want 1: %+v, %+v", lost, h, w)
+	}
+	if f, g := finding(r, inspect.Unreachable), finding(r, inspect.Dangling); f.Count+g.Count > 0 {
+		t.Errorf("%+v, %+v", f, g)
+	}
+}
+
+// What cannot be read is neither missing nor a reason to call anything unreachable.
+func TestDamagedObjectsExist(t *testing.T) {
+	data, err := os.ReadFile("../testdata/zlib.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts := inspect.Options{Workers: 2, Reachability: true, TempDir: t.TempDir()}
+	whole := look(t, fileStorage(t, "../testdata/zlib.fs"), opts)
+	for at := 0; ; {
+		next := bytes.Index(data[at:], []byte(".z\x78"))
+		if next < 0 {
+			break
+		}
+		at += next + 5
+		data[at] ^= 0xff
+	}
+	path := filepath.Join(t.TempDir(), "broken.fs")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, err := inspect.Run(t.Context(), fileStorage(t, path), opts)
+	if damage := (*source.DamageError)(nil); !errors.As(err, &damage) || r.Source.Unread == 0 || whole.Source.Current-r.Source.Current == 0 {
+		t.Fatalf("%v, %d records, %d objects", err, r.Source.Unread, r.Source.Current)
+	}
+	if f, g := finding(r, inspect.Unreachable), finding(r, inspect.Dangling); f.Count > 0 || g.Count > finding(whole, inspect.Dangling).Count {
+		t.Errorf("%+v, %+v", f, g)
+	}
+	if notes := strings.Join(r.Notes, "\n"); !strings.Contains(notes, "Unreachable objects were not looked for") || strings.Contains(notes, "root object") {
+		t.Errorf("notes %q", r.Notes)
 	}
 }
 
@@ -364,6 +401,102 @@ func TestMemoryIsKept(t *testing.T) {
 	}
 	if r := look(t, b.Source(t), inspect.Options{Memory: 256 << 20}); !slices.Equal(r.Source.Revisions, []int64{150_001}) || r.Source.MaxRevision != 1 {
 		t.Errorf("with more memory: %v", r.Source.Revisions)
+	}
+}
+
+// A conversion refuses a source with blobs of which it is not said where they are,
+// also if it would write none of them.
+func TestBlobsWithoutAPlaceAreTold(t *testing.T) {
+	for _, d := range fixture.All(t) {
+		if d.On(fixture.SQLite) {
+			t.Run(d.String(), func(t *testing.T) {
+				src, err := relstorage.Open(t.Context(), relstorage.Options{SQLite: &relstorage.SQLite{DataDir: d.SQLite(t)}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer src.Close()
+				agreeOnPlaces(t, src)
+			})
+		}
+	}
+	blob := func(oid zodb.OID) desttest.Record {
+		return desttest.Record{OID: oid, Data: desttest.BlobOf(oid, nil).Data}
+	}
+	for name, last := range map[string]desttest.Record{
+		"older": thing(1), "deleted": {OID: 1}, "current": blob(1), "another": blob(2),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := desttest.NewBuilder()
+			commit(b, 1, "", thing(zodb.Root), blob(1))
+			commit(b, 2, "", last)
+			src := b.Source(t)
+			agreeOnPlaces(t, src)
+		})
+	}
+}
+
+// agreeOnPlaces compares what an inspection says with what a conversion refuses.
+func agreeOnPlaces(t *testing.T, src source.Source) {
+	t.Helper()
+	for _, history := range []bool{false, true} {
+		r := look(t, src, inspect.Options{HistoryPreserving: history})
+		dst, err := pgjsonb.Open(t.Context(), pgjsonb.Config{DSN: "host=localhost", HistoryPreserving: history})
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := src.Scan(t.Context(), source.ScanOptions{History: history})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = dst.CheckSource(info)
+		refused := err != nil && strings.Contains(err.Error(), "it is not said where their files are")
+		f := finding(r, inspect.MissingBlob)
+		if told := strings.Contains(f.Text, "does not say where"); told != refused || refused && (r.Clean() || f.Count == 0 || len(f.First) == 0) {
+			t.Errorf("history %t: the conversion says %v, the inspection %+v", history, err, f)
+		}
+	}
+}
+
+// What is broken off while a damaged source is scanned once more is no report.
+func TestInspectionOfADamagedSourceCanBeCancelled(t *testing.T) {
+	data, err := os.ReadFile("../testdata/plone.fs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "damaged.fs")
+	copy(data[105616:], "\xff\xff\xff\xff")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	scans := 0
+	_, err = inspect.Run(ctx, fileStorage(t, path), inspect.Options{Progress: func(ev pipeline.Event) {
+		if ev.Kind == pipeline.PhaseStarted && ev.Phase == pipeline.Scanning {
+			if scans++; scans == 2 {
+				cancel()
+			}
+		}
+	}})
+	if damage := (*source.DamageError)(nil); scans != 2 || !errors.Is(err, context.Canceled) || errors.As(err, &damage) {
+		t.Errorf("after %d scans: %v", scans, err)
+	}
+}
+
+// A temporary file that takes more than there is costs one answer, not the report.
+func TestAFullDiskDoesNotCostTheReport(t *testing.T) {
+	b := desttest.NewBuilder()
+	records := []desttest.Record{thing(zodb.Root)}
+	for oid := range zodb.OID(30_000) {
+		records = append(records, thing(oid+1))
+	}
+	commit(b, 1, "", records...)
+	r, err := inspect.Run(t.Context(), b.Source(t), inspect.Options{Workers: 2, Reachability: true, TempDir: throwaway.SmallDisk(t)})
+	if err != nil || r.Estimate == nil || r.Source.Current != 30_001 || !r.Clean() || finding(r, inspect.Unreachable).Count > 0 {
+		t.Errorf("%v: %+v", err, r)
+	}
+	if notes := strings.Join(r.Notes, "\n"); !strings.Contains(notes, "were not looked for: ") || !strings.Contains(notes, "--temp-dir") {
+		t.Errorf("notes %q", r.Notes)
 	}
 }
 

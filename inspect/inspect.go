@@ -51,7 +51,7 @@ func Run(ctx context.Context, src source.Source, opts Options) (*Report, error) 
 	}}
 	err := r.run(ctx)
 	if damage := (*source.DamageError)(nil); errors.As(err, &damage) {
-		r.report.Source.Damage = err.Error()
+		r.report.Source.Damage, r.report.Source.CutOff = err.Error(), damage != r.damage.first
 	}
 	return r.report, err
 }

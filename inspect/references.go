@@ -27,8 +27,8 @@ type referenceOptions struct {
 	Raise func(need int64) int64
 	// Objects is about how many current records there are, 0 if nobody knows.
 	Objects int64
-	// Announce is told about how large the temporary file becomes before it is
-	// made, if it is not nil.
+	// Announce is told about how large the temporary file may become before it is
+	// made, which is a guess, if it is not nil.
 	Announce func(bytes int64)
 }
 
@@ -49,6 +49,9 @@ type references struct {
 
 	mu      sync.Mutex
 	writers []*referenceWriter
+	// lost is why collecting has ended early, once gaveUp is set.
+	gaveUp atomic.Bool
+	lost   error
 
 	said []string
 	// frontier is how many objects wait in a list while they are walked.
@@ -98,6 +101,27 @@ func (r *references) writer(encoder *jsonb.Encoder) *referenceWriter {
 	return w
 }
 
+// giveUp ends what needs the temporary file: after hours of reading, one question
+// without an answer is better than a report without any.
+func (r *references) giveUp(why error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.gaveUp.Load() {
+		return
+	}
+	r.lost = why
+	r.gaveUp.Store(true)
+	r.objects.release()
+	r.file.empty()
+}
+
+// unanswered says which questions have no answer.
+func (r *references) unanswered(why error, what string) {
+	r.said = append(r.said, fmt.Sprintf("Unreachable objects%s were not looked for: %v.", what, why))
+}
+
+const andMissing = " and references to what does not exist"
+
 // Close removes the temporary file.
 func (r *references) Close() error {
 	if r.file == nil {
@@ -118,6 +142,7 @@ type referenceWriter struct {
 	weak      []uint64
 	encoder   *jsonb.Encoder
 	partial   int64 // records whose references are not all known
+	unread    int64 // records of which nothing is known
 
 	out     []byte
 	others  map[string]*otherDatabase
@@ -130,18 +155,25 @@ type referenceWriter struct {
 type otherDatabase struct{ references, weak int64 }
 
 // add adds a current record that has a row. size is that of its pickles.
-func (w *referenceWriter) add(oid zodb.OID, row *jsonb.Row, size int64) error {
+func (w *referenceWriter) add(oid zodb.OID, row *jsonb.Row, size int64) {
 	w.className = append(append(append(w.className[:0], row.Module...), '.'), row.Name...)
 	w.strong = w.strong[:0]
 	for _, ref := range row.Refs {
 		w.strong = append(w.strong, uint64(ref))
 	}
-	return w.record(uint64(oid), size, row.Loose)
+	w.record(uint64(oid), size, row.Loose)
+}
+
+// addUnread adds a current record whose data cannot be read: it exists, whatever it
+// refers to.
+func (w *referenceWriter) addUnread(oid zodb.OID) {
+	w.unread++
+	w.object(uint64(oid))
 }
 
 // addRejected adds a current record that has no row. Its references are looked for
 // in its pickles; class is "" if it is not known. The encoder's last row is gone.
-func (w *referenceWriter) addRejected(oid zodb.OID, class string, record []byte) error {
+func (w *referenceWriter) addRejected(oid zodb.OID, class string, record []byte) {
 	refs, loose, whole := w.encoder.References(record)
 	if !whole {
 		w.partial++
@@ -151,16 +183,16 @@ func (w *referenceWriter) addRejected(oid zodb.OID, class string, record []byte)
 	for _, ref := range refs {
 		w.strong = append(w.strong, uint64(ref))
 	}
-	return w.record(uint64(oid), int64(len(record)), loose)
+	w.record(uint64(oid), int64(len(record)), loose)
 }
 
-func (w *referenceWriter) record(oid uint64, size int64, loose []jsonb.Reference) error {
+func (w *referenceWriter) record(oid uint64, size int64, loose []jsonb.Reference) {
 	w.weak = w.weak[:0]
 	if len(loose) > 0 {
 		w.loose(oid, size, loose)
 	}
-	if !w.objects.add(oid) {
-		return w.tooMany()
+	if !w.object(oid) {
+		return
 	}
 	if w.file == nil {
 		for _, t := range w.strong {
@@ -169,36 +201,40 @@ func (w *referenceWriter) record(oid uint64, size int64, loose []jsonb.Reference
 		for _, t := range w.weak {
 			w.weakTargets.add(t)
 		}
-		return nil
+		return
 	}
 	w.out = appendEdges(w.out, &edges{oid: oid, class: w.class(), size: uint64(size), strong: compacted(w.strong), weak: compacted(w.weak)})
-	if len(w.out) < edgeBlock {
-		return nil
+	if len(w.out) >= edgeBlock {
+		w.flush()
 	}
-	return w.flush()
 }
 
-// tooMany is what add says when the set of oids has no room, because they lie far
-// from each other. How far the rest do, nobody knows. Without reachability that
-// costs one finding only.
-func (w *referenceWriter) tooMany() error {
-	if w.file == nil {
-		return nil
+// object adds an oid, and tells whether what it refers to is of any use. The set has
+// no room if oids lie far from each other; how far the rest do, nobody knows.
+func (w *referenceWriter) object(oid uint64) bool {
+	if w.gaveUp.Load() {
+		return false
 	}
-	return w.refused(w.opts.Objects, 2*w.opts.Memory)
+	if w.objects.add(oid) {
+		return true
+	}
+	if w.file != nil {
+		w.giveUp(w.refused(w.opts.Objects, 2*w.opts.Memory))
+	}
+	return false
 }
 
 // flush writes what has been collected to the file.
-func (w *referenceWriter) flush() error {
-	if len(w.out) == 0 {
-		return nil
+func (w *referenceWriter) flush() {
+	if len(w.out) > 0 && !w.gaveUp.Load() {
+		if err := w.file.append(w.out); err != nil {
+			w.giveUp(err)
+		}
 	}
-	err := w.file.append(w.out)
 	w.out = w.out[:0]
 	if cap(w.out) > 4*edgeBlock {
 		w.out = nil
 	}
-	return err
 }
 
 // loose sorts references into weak ones and those to other databases.
@@ -262,6 +298,9 @@ func (r *references) findings(ctx context.Context) ([]Finding, error) {
 	} else {
 		more, err = r.walkFile(ctx)
 	}
+	if err != nil {
+		return nil, err
+	}
 	found = append(found, more...)
 	n := 0
 	for _, f := range found {
@@ -270,7 +309,7 @@ func (r *references) findings(ctx context.Context) ([]Finding, error) {
 			n++
 		}
 	}
-	return found[:n], err
+	return found[:n], nil
 }
 
 // setMemory is what sets of oids take together.

@@ -14,9 +14,9 @@ import (
 const (
 	// edgeBlock is how much a writer collects before it writes.
 	edgeBlock = 256 << 10
-	// announcedEdgeBytes is what an object is expected to take in the temporary file
-	// at most, as the mean of all: it is 6 in small sites and 14 in one of a million
-	// objects with three references each.
+	// announcedEdgeBytes is what an object is expected to take in the temporary file:
+	// it is 6 in small sites and 14 in one of a million objects with three references
+	// each. Each reference takes two or three bytes, so that 70 is possible, too.
 	announcedEdgeBytes = 20
 )
 
@@ -156,12 +156,12 @@ func (e *edgeFile) append(block []byte) error {
 		return err
 	}
 	if at+int64(len(block)) > maxOffset {
-		err = errors.New("there are more than a terabyte of references")
+		err = errors.New("they are more than a terabyte")
 	} else {
 		_, err = e.file.WriteAt(block, at)
 	}
 	if err != nil {
-		err = fmt.Errorf("write references to the temporary file %s at %d MB: %w; name a folder with more room with --temp-dir, or leave out what needs it with --no-reachability",
+		err = fmt.Errorf("references cannot be written to the temporary file %s at %d MB: %w; name a folder with more room with --temp-dir, or leave out what needs it with --no-reachability",
 			e.file.Name(), at>>20, err)
 		e.mu.Lock()
 		e.failed = err
@@ -169,6 +169,10 @@ func (e *edgeFile) append(block []byte) error {
 	}
 	return err
 }
+
+// empty gives the room back that a file takes which nobody will read: whoever else
+// uses the disk needs it.
+func (e *edgeFile) empty() { _ = e.file.Truncate(0) }
 
 func (e *edgeFile) close() error {
 	err := e.file.Close()
@@ -240,5 +244,5 @@ func (r *edgeReader) fill(at int64, size int) error {
 }
 
 func (r *edgeReader) fail(err error) error {
-	return fmt.Errorf("read references from the temporary file %s: %w", r.from.file.Name(), err)
+	return fmt.Errorf("references cannot be read from the temporary file %s: %w", r.from.file.Name(), err)
 }

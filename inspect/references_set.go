@@ -109,6 +109,14 @@ func (s *oidSet) add(oid uint64) bool {
 	return part.oidTable.add(oid)
 }
 
+func (s *oidSet) release() {
+	for i := range s {
+		s[i].Lock()
+		s[i].oidTable.release()
+		s[i].Unlock()
+	}
+}
+
 // oidIndex is a set of oids, ascending, with the rank of each.
 type oidIndex struct {
 	words []word

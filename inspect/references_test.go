@@ -140,9 +140,7 @@ func collect(t testing.TB, r *references, graph []object, writers int) {
 		group.Go(func() error {
 			for j := i; j < len(graph); j += writers {
 				o := &graph[j]
-				if err := w.add(zodb.OID(o.oid), o.row(), o.size); err != nil {
-					return err
-				}
+				w.add(zodb.OID(o.oid), o.row(), o.size)
 			}
 			return nil
 		})
@@ -340,9 +338,7 @@ func TestRejectsKeepAliveWhatTheyReferTo(t *testing.T) {
 		if damaged {
 			text = record[:len(record)-10] // within the weak reference
 		}
-		if err := w.addRejected(0, "m.C", []byte(text)); err != nil {
-			t.Fatal(err)
-		}
+		w.addRejected(0, "m.C", []byte(text))
 		graph := []object{{oid: 1, class: "A", size: 7, refs: []uint64{2}}, {oid: 2, class: "A"}, {oid: 3, class: "B", size: 5}}
 		collect(t, r, graph, 2)
 		found, err := r.findings(t.Context())
@@ -409,25 +405,59 @@ func TestTooLittleMemoryIsSaid(t *testing.T) {
 	}
 	// When the oids turn out to be far from each other.
 	r := opened(t, referenceOptions{Reachability: true, Memory: 1 << 20, Objects: 100_000})
-	w := r.writer(jsonb.NewEncoder(jsonb.Options{}))
-	var err error
-	for _, o := range far(100_000) {
-		if err = w.add(zodb.OID(o.oid), o.row(), 1); err != nil {
-			break
-		}
+	graph := far(100_000)
+	graph[90_000].others = []jsonb.Reference{{OID: 1, Database: []byte("other")}}
+	collect(t, r, graph, 2)
+	onlyCrossed(t, r, "Unreachable objects and references to what does not exist were not looked for: ", "--memory", "--no-reachability")
+	if size := r.file.info(t).Size(); size > 2*edgeBlock {
+		t.Errorf("the temporary file still takes %d bytes", size)
 	}
-	if !named(err) {
-		t.Errorf("%v", err)
+	// Or at the end: what their index takes is more than what their set did.
+	r = opened(t, referenceOptions{Reachability: true, Memory: 1 << 20, Objects: 1000})
+	graph = make([]object, 300_000)
+	for i := range graph {
+		graph[i] = object{oid: uint64(i), class: "A"}
 	}
+	graph[5].others = []jsonb.Reference{{OID: 1, Database: []byte("other")}}
+	collect(t, r, graph, 2)
+	if r.gaveUp.Load() {
+		t.Error("the set was too large already")
+	}
+	onlyCrossed(t, r, "Unreachable objects and references to what does not exist were not looked for: ", "--memory", "--no-reachability")
 	// Without reachability only one finding is lost.
 	r = opened(t, referenceOptions{Memory: 1 << 20})
-	graph := far(100_000)
+	graph = far(100_000)
 	graph[5].others = []jsonb.Reference{{OID: 1, Database: []byte("other")}}
 	collect(t, r, graph, 2)
 	found, err := r.findings(t.Context())
 	if err != nil || len(found) != 1 || found[0].Cause != CrossDatabase || len(r.notes()) != 1 {
 		t.Errorf("%v, %v, %v", found, r.notes(), err)
 	}
+}
+
+// onlyCrossed wants that references to other databases are found, and that one note
+// says why nothing else is.
+func onlyCrossed(t *testing.T, r *references, note ...string) {
+	t.Helper()
+	found, err := r.findings(t.Context())
+	if err != nil || len(found) != 1 || found[0].Cause != CrossDatabase || found[0].Count != 1 || len(r.notes()) != 1 {
+		t.Fatalf("%v, %q, %v", found, r.notes(), err)
+	}
+	for _, part := range note {
+		if !strings.Contains(r.notes()[0], part) {
+			t.Errorf("%q does not say %q", r.notes()[0], part)
+		}
+	}
+}
+
+// info is what the system says of the file.
+func (e *edgeFile) info(t *testing.T) os.FileInfo {
+	t.Helper()
+	info, err := e.file.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
 }
 
 // Who raises --memory by as much as is said is not refused again.
@@ -461,9 +491,7 @@ func TestMemoryIsKept(t *testing.T) {
 	row := &jsonb.Row{Module: []byte("m"), Name: []byte("C"), Refs: []int64{0, 0}}
 	for i := range 500_000 {
 		row.Refs[0], row.Refs[1] = int64(i+1), int64((i*7919)%500_000)
-		if err := w.add(zodb.OID(i), row, 100); err != nil {
-			t.Fatal(err)
-		}
+		w.add(zodb.OID(i), row, 100)
 	}
 	heap := func() uint64 {
 		runtime.GC()
@@ -535,21 +563,61 @@ func TestTheTemporaryFileIsAnnouncedPrivateAndGone(t *testing.T) {
 	}
 }
 
-func TestAFullDiskEndsTheInspectionOfReferences(t *testing.T) {
-	r := opened(t, referenceOptions{Reachability: true, TempDir: throwaway.SmallDisk(t)})
-	w := r.writer(jsonb.NewEncoder(jsonb.Options{}))
-	var err error
-	for i := 0; i < 200_000 && err == nil; i++ {
-		err = w.add(zodb.OID(i), (&object{refs: []uint64{uint64(i * 31)}}).row(), 1)
+func TestAFullDiskEndsTheInspectionOfReferencesOnly(t *testing.T) {
+	dir := throwaway.SmallDisk(t)
+	r := opened(t, referenceOptions{Reachability: true, TempDir: dir})
+	graph := make([]object, 200_000)
+	for i := range graph {
+		graph[i] = object{oid: uint64(i), refs: []uint64{uint64(i * 31)}}
 	}
-	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "--temp-dir") || !strings.Contains(err.Error(), "--no-reachability") {
-		t.Errorf("%v", err)
+	graph[len(graph)-1].others = []jsonb.Reference{{OID: 1, Database: []byte("other")}}
+	collect(t, r, graph, 2)
+	if !errors.Is(r.lost, syscall.ENOSPC) {
+		t.Errorf("%v", r.lost)
 	}
-	if again := w.add(1, (&object{}).row(), 1); again != nil && !errors.Is(again, syscall.ENOSPC) {
-		t.Errorf("%v", again)
+	onlyCrossed(t, r, "Unreachable objects and references to what does not exist were not looked for: references cannot be written", "--temp-dir", "--no-reachability")
+	// The room is there for others again.
+	if err := os.WriteFile(dir+"/other", make([]byte, 32<<10), 0o600); err != nil {
+		t.Error(err)
 	}
-	if _, err := r.findings(t.Context()); !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("findings in spite of it: %v", err)
+}
+
+// A temporary file that cannot be read back costs what needs it.
+func TestWhatWasFoundBeforeTheTemporaryFileFailedIsTold(t *testing.T) {
+	graph := make([]object, 20_000)
+	for i := range graph {
+		graph[i] = object{oid: uint64(i), class: "A", refs: []uint64{uint64(i + 1)}}
+	}
+	graph[3].others = []jsonb.Reference{{OID: 1, Database: []byte("other")}}
+	r := opened(t, referenceOptions{Reachability: true})
+	collect(t, r, graph, 1)
+	if err := r.file.file.Truncate(100); err != nil {
+		t.Fatal(err)
+	}
+	r.writers[0].flush()
+	if err := r.file.file.Truncate(100); err != nil {
+		t.Fatal(err)
+	}
+	onlyCrossed(t, r, "Unreachable objects and references to what does not exist were not looked for: references cannot be read from the temporary file")
+}
+
+// Of records that cannot be read it is known that their objects exist, and nothing
+// else: nothing is missing or unreachable for that.
+func TestRecordsThatCannotBeReadHideWhatIsUnreachable(t *testing.T) {
+	for _, oid := range []zodb.OID{zodb.Root, 1} {
+		for _, reachability := range []bool{true, false} {
+			r := opened(t, referenceOptions{Reachability: reachability})
+			r.writer(jsonb.NewEncoder(jsonb.Options{})).addUnread(oid)
+			graph := []object{{oid: 1 - uint64(oid), class: "A", refs: []uint64{uint64(oid), 9}}, {oid: 2, class: "A"}}
+			collect(t, r, graph, 2)
+			found, err := r.findings(t.Context())
+			if err != nil || len(found) != 1 || found[0].Cause != Dangling || found[0].Count != 1 || !slices.Equal(found[0].Targets, []string{zodb.OID(9).String()}) {
+				t.Errorf("oid %v: %+v, %v", oid, found, err)
+			}
+			if want := map[bool]int{true: 1}[reachability]; len(r.notes()) != want || want > 0 && !strings.Contains(r.notes()[0], "the records refer to that cannot be read") {
+				t.Errorf("oid %v: %q", oid, r.notes())
+			}
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package inspect
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -39,21 +40,27 @@ type walk struct {
 	most     int // of frontier
 }
 
-// walkFile finds what needs the temporary file.
+// walkFile finds what needs the temporary file. Only the end of ctx is an error:
+// what cannot be found is said.
 func (r *references) walkFile(ctx context.Context) ([]Finding, error) {
-	partial := int64(0)
+	partial, unread := int64(0), int64(0)
 	for _, w := range r.writers {
-		if err := w.flush(); err != nil {
-			return nil, err
-		}
+		w.flush()
 		w.out = nil
 		partial += w.partial
+		unread += w.unread
+	}
+	if r.gaveUp.Load() {
+		r.file.empty() // of what was being written meanwhile
+		r.unanswered(r.lost, andMissing)
+		return nil, ctx.Err()
 	}
 	k := &walk{references: r, ctx: ctx, index: r.objects.sorted(), reader: edgeReader{from: r.file}}
 	n := k.index.n
 	need := indexMemory(n, int64(len(k.index.words)))
 	if need > r.opts.Memory || n > math.MaxUint32 {
-		return nil, r.refused(n, need)
+		r.unanswered(r.refused(n, need), andMissing)
+		return nil, ctx.Err()
 	}
 	k.most = int(min(int64(r.frontier), smallestFrontier+(r.opts.Memory-need)/16))
 	k.index.number()
@@ -61,22 +68,31 @@ func (r *references) walkFile(ctx context.Context) ([]Finding, error) {
 
 	found, err := k.dangling()
 	if err != nil {
-		return found, err
+		r.unanswered(err, andMissing)
+		return nil, ctx.Err()
 	}
 	root, ok := k.index.rank(uint64(zodb.Root))
-	if !ok {
-		if n > 0 {
-			r.said = append(r.said, "Unreachable objects were not looked for: there is no root object to begin with.")
-		}
+	switch {
+	case n == 0:
+		return nil, nil
+	case unread > 0: // their oids have no edges in the file
+		r.unanswered(errors.New("what the records refer to that cannot be read is not known"), "")
+		return found, nil
+	case !ok:
+		r.unanswered(errors.New("there is no root object to begin with"), "")
 		return found, nil
 	}
 	k.reached, k.pending = newBitmap(n), newBitmap(n)
 	k.reach(root)
-	if err := k.run(); err != nil {
-		return found, err
+	var unreachable Finding
+	if err = k.run(); err == nil {
+		unreachable, err = k.unreachable(partial)
 	}
-	unreachable, err := k.unreachable(partial)
-	return append(found, unreachable), err
+	if err != nil {
+		r.unanswered(err, "")
+		return found, ctx.Err()
+	}
+	return append(found, unreachable), nil
 }
 
 // each calls fn for the edges of all objects, in the order of the file.

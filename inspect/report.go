@@ -70,6 +70,8 @@ type Source struct {
 
 	Tail    string `json:"tail" doc:"what stands behind the last transaction and is left out, empty if nothing"`
 	Damage  string `json:"damage" doc:"where the source breaks its own format, empty if it does not"`
+	CutOff  bool   `json:"cut_off" doc:"whether that is why nothing behind it was read"`
+	Unread  int64  `json:"unreadable_records" doc:"records whose data is damaged: they are left out of all that is said of data"`
 	Falling int64  `json:"falling_tids" doc:"transactions whose tid is not above the one before"`
 
 	HistoryFree       Rows `json:"history_free" doc:"what a destination without history will hold"`

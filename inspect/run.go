@@ -58,12 +58,16 @@ func (r *run) run(ctx context.Context) (err error) {
 		Reachability: r.opts.Reachability, TempDir: r.opts.TempDir, Memory: r.share(), Raise: r.raise, Objects: r.info.Objects,
 		Announce: func(n int64) {
 			r.events.Send(pipeline.Event{Kind: pipeline.Note,
-				Text: fmt.Sprintf("the references between objects take up to %d MB in %s meanwhile", n>>20+1, r.opts.TempDir)})
+				Text: fmt.Sprintf("the references between objects take about %d MB in %s meanwhile; --no-reachability does without", n>>20+1, r.opts.TempDir)})
 		},
 	}); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.references.Close()) }()
+	defer func() {
+		if bad := r.references.Close(); bad != nil {
+			r.note(bad.Error())
+		}
+	}()
 	r.events.Begin(pipeline.Inspecting, r.info.Bytes)
 	began := time.Now()
 	found, err := r.read(ctx)
@@ -79,11 +83,11 @@ func (r *run) run(ctx context.Context) (err error) {
 	}
 	r.report.Notable = append(r.report.Notable, more...)
 	r.report.Notes = append(r.report.Notes, r.references.notes()...)
-	if r.damage.first != nil {
-		return r.damage.first
-	}
 	if damaged != nil {
 		return damaged
+	}
+	if r.damage.first != nil {
+		return r.damage.first
 	}
 	r.report.Estimate = r.estimate(found, time.Since(began))
 	return nil
@@ -98,7 +102,9 @@ func (r *run) scan(ctx context.Context) (damaged *source.DamageError, err error)
 		if damaged.Until == 0 {
 			return nil, err
 		}
-		if info, err = r.scanUntil(ctx, damaged.Until); err != nil {
+		if info, err = r.scanUntil(ctx, damaged.Until); ctx.Err() != nil {
+			return nil, ctx.Err() // the damage would hide that nothing was counted
+		} else if err != nil {
 			return nil, errors.Join(damaged, err)
 		}
 		r.note(fmt.Sprintf("everything is about the part of the source before the damage: %d transactions; more may stand behind it", info.Transactions))

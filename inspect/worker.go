@@ -89,11 +89,14 @@ func (w *worker) record(ctx context.Context, rec *source.Record) error {
 	row, data, rejected, err := w.encode(ctx, rec)
 	switch {
 	case err != nil && w.broken(err):
+		if rec.Current {
+			w.refs.addUnread(rec.OID)
+		}
 		return nil
 	case err != nil:
 		return err
 	case rejected != nil:
-		return w.reject(rec, rejected, data)
+		w.reject(rec, rejected, data)
 	case row == nil && rec.Current:
 		c.deleted++
 		c.hf.Deleted++
@@ -176,18 +179,18 @@ func protocol(record []byte) int {
 	return 0
 }
 
-func (w *worker) reject(rec *source.Record, e *jsonb.RejectError, data []byte) error {
+func (w *worker) reject(rec *source.Record, e *jsonb.RejectError, data []byte) {
 	c := w.counts
 	c.hp.Rejected++
 	class := c.named(e.Class)
 	c.find(causeRejected, class, rec, int64(len(data)), 1)
 	c.reason(e.Reason)
 	if !rec.Current {
-		return nil
+		return
 	}
 	c.hf.Rejected++
 	w.object(rec, class, int64(len(data)))
-	return w.refs.addRejected(rec.OID, e.Class, data)
+	w.refs.addRejected(rec.OID, e.Class, data)
 }
 
 // object counts a current object.
@@ -214,9 +217,7 @@ func (w *worker) current(ctx context.Context, rec *source.Record, row *jsonb.Row
 	}
 	w.forms(rec, row, class, size)
 	w.counts.states.weigh(row)
-	if err := w.refs.add(rec.OID, row, size); err != nil {
-		return err
-	}
+	w.refs.add(rec.OID, row, size)
 	return w.blob(ctx, rec, row, class, size)
 }
 

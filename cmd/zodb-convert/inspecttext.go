@@ -144,6 +144,9 @@ func (s *sheet) source(src *inspect.Source) {
 	if src.Damage != "" {
 		s.row("damage", "%s", src.Damage)
 	}
+	if src.Unread > 0 {
+		s.row("unreadable", "%s", progress.Plural(src.Unread, "record"))
+	}
 }
 
 func moment(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
@@ -455,6 +458,8 @@ func (s *sheet) settings(list []dest.Setting) {
 func (s *sheet) verdict(r *inspect.Report, unread error) {
 	s.title("Result")
 	switch {
+	case unread != nil && !r.Source.CutOff && r.Source.Unread > 0:
+		s.hang("  ", fmt.Sprintf("The data of %s cannot be read: the numbers are of all others.", progress.Plural(r.Source.Unread, "record")))
 	case unread != nil:
 		s.hang("  ", "The source could not be read to its end: the numbers are of what stands before the damage.")
 	case r.Clean():
