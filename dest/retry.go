@@ -11,8 +11,17 @@ type RetryPlan struct {
 	// Records calls fn for each of them, in any order. What it gets is valid until
 	// the call returns. A revision comes once.
 	Records func(ctx context.Context, fn func(*Reject) error) error
+	// Blobs are those that were missing. Nothing brings their bytes; some may be
+	// there by now.
+	Blobs []Blob
 	// Connected allows other sessions, among them a running site.
 	Connected bool
+}
+
+// Blob names the blob of a revision.
+type Blob struct {
+	OID zodb.OID
+	TID zodb.TID
 }
 
 // RetryResult is what became of the records. Each is in exactly one place.
@@ -25,6 +34,8 @@ type RetryResult struct {
 	// Rejected cannot be stored by this version either, or have no transaction any
 	// more that they could belong to; Data is left out.
 	Rejected []Reject
+	// BlobsThere counts those of Blobs that the destination has.
+	BlobsThere int64
 	// Forms counts special forms by kind of what was written, NewCodec the records
 	// that only zodb-json-codec >= 1.7.0 reads.
 	Forms    map[string]int64

@@ -25,9 +25,9 @@ const maxLine = 3 << 29
 type RetryReport struct {
 	dest.RetryResult
 	File, Destination string
-	// Records and Blobs count the lines of the file; one that comes twice counts
-	// once. The bytes of blobs are in no such file, so that those are as missing as
-	// they were.
+	// Records counts those of the file, Blobs the missing blobs of it that the
+	// destination does not have from elsewhere: their bytes are in no such file. What
+	// comes twice counts once.
 	Records, Blobs int64
 }
 
@@ -48,12 +48,14 @@ func Retry(ctx context.Context, path string, dst dest.Destination, connected boo
 	defer f.Close()
 	list := rejectsFile{path: path, file: f, seen: map[listed]seenLine{}}
 	report := &RetryReport{File: path, Destination: dst.Name()}
+	var blobs []dest.Blob
 	err = list.lines(ctx, func(n int, line *RejectLine) error {
 		first, err := list.note(n, line)
 		switch {
 		case err != nil || !first:
 		case line.Kind == MissingBlob:
-			report.Blobs++
+			key, _ := revisionOf(line)
+			blobs = append(blobs, dest.Blob{OID: key.oid, TID: key.tid})
 		default:
 			report.Records++
 		}
@@ -62,11 +64,12 @@ func Retry(ctx context.Context, path string, dst dest.Destination, connected boo
 	if err != nil {
 		return nil, err
 	}
-	result, err := dst.Retry(ctx, &dest.RetryPlan{Records: list.records, Connected: connected})
+	result, err := dst.Retry(ctx, &dest.RetryPlan{Records: list.records, Blobs: blobs, Connected: connected})
 	if err != nil {
 		return nil, err
 	}
 	report.RetryResult = *result
+	report.Blobs = int64(len(blobs)) - result.BlobsThere
 	return report, nil
 }
 

@@ -72,7 +72,7 @@ func (o *convertOptions) afterRetry(r *pipeline.RetryReport) []string {
 		lines = append(lines, fmt.Sprintf("Keep %s: a later version may store what is left. What is written already does no harm in it.", quote(r.File)))
 	}
 	if r.Blobs > 0 {
-		lines = append(lines, "Put the files of missing blobs in their place and convert the source anew, with --clear.")
+		lines = append(lines, "Only a new conversion, with the files in their place, brings missing blobs. With --clear it would discard everything that was written to the destination since the last one: convert into an empty database, and copy what is missing from there.")
 	}
 	return lines
 }

@@ -60,6 +60,9 @@ func (d *Destination) Retry(ctx context.Context, plan *dest.RetryPlan) (*dest.Re
 	if err := w.admit(ctx); err != nil {
 		return nil, err
 	}
+	if err := w.findBlobs(ctx, plan.Blobs); err != nil {
+		return nil, w.failed(ctx, err)
+	}
 	if err := w.write(ctx, plan); err != nil {
 		return nil, w.failed(ctx, err)
 	}
@@ -252,6 +255,25 @@ func (w *retryWriter) lookBack(ctx context.Context) {
 	}
 }
 
+// findBlobs counts the blobs that are there by now: the site has them from
+// elsewhere.
+func (w *retryWriter) findBlobs(ctx context.Context, blobs []dest.Blob) error {
+	for batch := range slices.Chunk(blobs, 10_000) {
+		oids, tids := make([]int64, len(batch)), make([]int64, len(batch))
+		for i, b := range batch {
+			oids[i], tids[i] = int64(b.OID), int64(b.TID)
+		}
+		var n int64
+		err := w.conn.QueryRow(ctx, `SELECT count(*) FROM unnest($1::bigint[], $2::bigint[]) AS b(zoid, tid) WHERE EXISTS (SELECT FROM `+
+			w.s.layout.name(blobState)+` x WHERE x.zoid = b.zoid AND x.tid = b.tid)`, oids, tids).Scan(&n)
+		if err != nil {
+			return fmt.Errorf("look for the missing blobs: %w", err)
+		}
+		w.result.BlobsThere += n
+	}
+	return nil
+}
+
 // givenRecords gives records that hold their own data.
 type givenRecords struct{}
 
@@ -347,10 +369,10 @@ func (w *retryWriter) stageRecord(ctx context.Context, seq int64) error {
 	case err != nil:
 		return err
 	case len(record.Raw) == 0:
-		bad = &reject{class: w.records[seq].Class, reason: "its data is not in the list of rejects; convert the source anew"}
+		bad = &reject{class: w.records[seq].Class, reason: "its data is not in the list of rejects"}
 	case bad != nil:
 	case isBlob(row):
-		bad = &reject{class: className(row.Module, row.Name), reason: "it is a blob, whose bytes are not in the list of rejects; convert the source anew, with the blob's file in its place"}
+		bad = &reject{class: className(row.Module, row.Name), reason: "it is a blob, whose bytes are not in the list of rejects"}
 	default:
 		rows.count(row, size, true)
 		w.special[seq] = specialForm{row.Forms, row.NewCodec}

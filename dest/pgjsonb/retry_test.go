@@ -298,6 +298,24 @@ func TestWhatCannotBeRetriedSaysWhy(t *testing.T) {
 	}
 }
 
+// The site may have got a blob from elsewhere.
+func TestMissingBlobsThatAreThereByNow(t *testing.T) {
+	modes(t, func(t *testing.T, history bool) {
+		d, b := newDatabase(t), desttest.NewBuilder()
+		b.Commit(desttest.Transaction{TID: first}, thing(0, "root"))
+		convert(t, d, b, history)
+		d.exec(t, fmt.Sprintf("INSERT INTO blob_state (zoid, tid, blob_size, data) VALUES (5, %d, 3, 'abc'), (6, %d, 3, 'abc')", first, second))
+		dst := d.Open(t, history)
+		defer dst.Close()
+		plan := retryPlan(nil)
+		plan.Blobs = []dest.Blob{{OID: 5, TID: first}, {OID: 6, TID: first}, {OID: 7, TID: first}}
+		result, err := dst.Retry(t.Context(), plan)
+		if err != nil || result.BlobsThere != 1 {
+			t.Errorf("%+v %v", result, err)
+		}
+	})
+}
+
 func TestSequenceIsAboveRetriedObjects(t *testing.T) {
 	d, b := newDatabase(t), desttest.NewBuilder()
 	b.Commit(desttest.Transaction{TID: first}, thing(0, "root"))

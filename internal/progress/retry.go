@@ -29,7 +29,8 @@ type RetryLine struct {
 	There        int64             `json:"there" doc:"in the destination before this call"`
 	Superseded   []SupersededEntry `json:"superseded" doc:"not written: the destination, or the list, has something newer of the same object"`
 	Rejected     []RejectEntry     `json:"rejected" doc:"not written: this version cannot store them either, or a pack has removed their transaction"`
-	Blobs        int64             `json:"blobs" doc:"missing blobs in the file, which does not hold their bytes: they are still missing"`
+	Blobs        int64             `json:"blobs" doc:"missing blobs in the file, which does not hold their bytes, that are still missing"`
+	BlobsThere   int64             `json:"blobs_there" doc:"missing blobs in the file that the destination has by now"`
 	Forms        map[string]int64  `json:"special_forms" doc:"special forms written, by kind"`
 	NewCodec     int64             `json:"new_codec" doc:"written records that only zodb-json-codec 1.7.0 or later reads"`
 	Unreferenced int64             `json:"unreferenced" doc:"written objects to which nothing refers"`
@@ -55,10 +56,10 @@ func (s *RetrySummary) Text(verbose bool) string {
 	r := s.Report
 	var b strings.Builder
 	switch rest := r.Remaining(); {
-	case r.Records+r.Blobs == 0:
+	case r.Records+r.Blobs+r.BlobsThere == 0:
 		fmt.Fprintf(&b, "\nDone: %s is empty.\n\n", r.File)
 	case rest == 0:
-		fmt.Fprintf(&b, "\nDone: every record of %s is in %s.\n\n", r.File, r.Destination)
+		fmt.Fprintf(&b, "\nDone: everything that %s lists is in %s.\n\n", r.File, r.Destination)
 	default:
 		fmt.Fprintf(&b, "\nDone: what %s lists is in %s, but for %s.\n\n", r.File, r.Destination, s.remaining())
 	}
@@ -72,6 +73,9 @@ func (s *RetrySummary) Text(verbose bool) string {
 	row(&b, "rejected", Count(int64(len(r.Rejected))), "")
 	if r.Blobs > 0 {
 		row(&b, "missing blobs", Count(r.Blobs), "their bytes are in no list of rejects")
+	}
+	if r.BlobsThere > 0 {
+		row(&b, "blobs there", Count(r.BlobsThere), "")
 	}
 	for _, form := range slices.Sorted(maps.Keys(r.Forms)) {
 		row(&b, form, Count(r.Forms[form]), "special form")
@@ -184,7 +188,7 @@ func (j *JSON) Retried(s *RetrySummary) {
 	line := RetryLine{
 		Head: head("retry_summary", time.Now()), File: r.File, Destination: r.Destination,
 		Records: r.Records, Written: r.Written, There: r.There, Superseded: []SupersededEntry{}, Rejected: []RejectEntry{},
-		Blobs: r.Blobs, Forms: r.Forms, NewCodec: r.NewCodec, Unreferenced: r.Unreferenced, Dangling: r.Dangling,
+		Blobs: r.Blobs, BlobsThere: r.BlobsThere, Forms: r.Forms, NewCodec: r.NewCodec, Unreferenced: r.Unreferenced, Dangling: r.Dangling,
 		Sessions: orEmpty(r.Sessions), PackBegan: r.PackBegan, Unwatched: r.Unwatched, Elapsed: s.Elapsed.Seconds(), Next: orEmpty(s.Next),
 	}
 	if line.Forms == nil {

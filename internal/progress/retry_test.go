@@ -18,7 +18,7 @@ func retried() *RetrySummary {
 	r := &pipeline.RetryReport{
 		File: "rejects.jsonl", Destination: "zodb_new on db.example.org:5432", Records: 1217, Blobs: 2,
 		RetryResult: dest.RetryResult{
-			Written: 1200, There: 1, Forms: map[string]int64{"capsule-cycle": 3, "set": 12}, NewCodec: 4, Unreferenced: 1, Dangling: 3,
+			Written: 1200, There: 1, BlobsThere: 5, Forms: map[string]int64{"capsule-cycle": 3, "set": 12}, NewCodec: 4, Unreferenced: 1, Dangling: 3,
 			Superseded: []dest.Outdated{{OID: 7, TID: tid, Newer: tid + 1}, {OID: 8, TID: tid, Newer: tid + 2, Listed: true}},
 			Sessions:   []string{"process 12 (application \"unnamed\", user zope, idle, since 2024-05-06 07:08:09)"},
 			PackBegan:  true, Unwatched: "the connection was lost",
@@ -36,7 +36,7 @@ func TestRetrySummary(t *testing.T) {
 		t.Errorf("not all is listed:\n%s", text)
 	}
 	whole := &RetrySummary{Report: &pipeline.RetryReport{File: "r", Destination: "d", Records: 1, RetryResult: dest.RetryResult{Written: 1}}}
-	if text := whole.Text(false); !strings.HasPrefix(text, "\nDone: every record of r is in d.\n") {
+	if text := whole.Text(false); !strings.HasPrefix(text, "\nDone: everything that r lists is in d.\n") {
 		t.Errorf("%s", text)
 	}
 	empty := &RetrySummary{Report: &pipeline.RetryReport{File: "r", Destination: "d"}}
