@@ -93,6 +93,16 @@ func modelFindings(graph []object) map[string]Finding {
 			}
 		}
 		note(cause, of, func(o *object) string { return zodb.OID(slices.Min(targets[o])).String() })
+		if f, found := out[cause]; found {
+			distinct := map[uint64]bool{}
+			for _, oids := range targets {
+				for _, oid := range oids {
+					distinct[oid] = true
+				}
+			}
+			f.Missing = int64(len(distinct))
+			out[cause] = f
+		}
 	}
 	missing(Dangling, func(o *object) []uint64 { return o.refs })
 	missing(WeakDangling, func(o *object) []uint64 { return o.weak })
@@ -312,7 +322,7 @@ func TestWithoutReachabilityTheMissingObjectsAreFound(t *testing.T) {
 				first = append(first, zodb.OID(oid).String())
 			}
 			f := got[cause]
-			if f.Count != int64(len(absent)) || !slices.Equal(f.Targets, first[:min(len(first), firstListed)]) || f.First != nil {
+			if f.Count != int64(len(absent)) || f.Missing != f.Count || !slices.Equal(f.Targets, first[:min(len(first), firstListed)]) || f.First != nil {
 				t.Errorf("%s: %+v, want %v", cause, f, first)
 			}
 		}

@@ -145,16 +145,15 @@ func (m *missing) add(x *oidIndex, e *edges, oids []uint64) {
 	}
 }
 
-// objects says how many objects are missing.
-func (m *missing) objects() string {
-	n := 0
+// objects is how many objects are missing, and says so.
+func (m *missing) objects() (n int64, text string) {
 	for _, w := range m.targets.words {
-		n += bits.OnesCount64(w.bits)
+		n += int64(bits.OnesCount64(w.bits))
 	}
 	if m.targets.memory.full.Load() {
-		return fmt.Sprintf("more than %s objects", progress.Count(int64(n)))
+		return n, fmt.Sprintf("more than %s objects", progress.Count(n))
 	}
-	return progress.Plural(int64(n), "object")
+	return n, progress.Plural(n, "object")
 }
 
 // dangling notes where each object's edges are and finds references to what does
@@ -180,8 +179,9 @@ func (k *walk) dangling() ([]Finding, error) {
 }
 
 func (k *walk) missing(cause string, m *missing, format string) Finding {
-	f := Finding{Cause: cause, Count: m.records, Classes: k.frequent(m.classes)}
-	f.Text = fmt.Sprintf(format, progress.Plural(m.references, "reference"), m.objects())
+	n, objects := m.objects()
+	f := Finding{Cause: cause, Count: m.records, Missing: n, Classes: k.frequent(m.classes)}
+	f.Text = fmt.Sprintf(format, progress.Plural(m.references, "reference"), objects)
 	f.list(m.first)
 	return f
 }
@@ -342,6 +342,7 @@ func missingTargets(cause string, have *oidIndex, of *oidSet, text string) Findi
 			f.Targets = append(f.Targets, zodb.OID(oid).String())
 		}
 	})
+	f.Missing = f.Count
 	return f
 }
 

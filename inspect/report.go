@@ -52,8 +52,8 @@ type Source struct {
 	BackRecords int64 `json:"back_pointers" doc:"records whose data is that of an earlier one (undo)"`
 	Compressed  int64 `json:"compressed" doc:"records that are compressed by zlib"`
 	MaxRevision int64 `json:"most_revisions" doc:"of one object"`
-	// Revisions[i] counts objects that have less than 2^i revisions and are not in
-	// Revisions[i-1].
+	// Revisions[i] counts objects that have 2^i revisions or more, and less than
+	// 2^(i+1).
 	Revisions  []int64 `json:"revisions" doc:"objects by number of revisions: 1, 2-3, 4-7, 8-15, ..."`
 	Packed     string  `json:"packed" doc:"yes, no or unknown: whether a pack has gone over it"`
 	PackedTIDs int64   `json:"packed_transactions" doc:"transactions that a pack has marked"`
@@ -145,7 +145,8 @@ const (
 type Finding struct {
 	Cause   string   `json:"cause" doc:"a stable name; docs/fidelity.md explains those of forms"`
 	Text    string   `json:"text" doc:"what it means, in one sentence"`
-	Count   int64    `json:"count" doc:"records, transactions or blobs"`
+	Count   int64    `json:"count" doc:"records; transactions of falling-tid and escaped-metadata; blobs of orphaned-blob; objects of unreachable, and of dangling references those that are missing, if first does not say who refers to them; 1 of what a source has once"`
+	Missing int64    `json:"missing,omitempty" doc:"of dangling references: how many distinct objects do not exist, or at least so many if memory did not suffice"`
 	Values  int64    `json:"values,omitempty" doc:"how many values of these records are of a form"`
 	Classes []Class  `json:"classes,omitempty" doc:"the first classes, most frequent first; of each, objects counts records"`
 	First   []string `json:"first,omitempty" doc:"the first oids (tids where it is about transactions)"`
@@ -167,5 +168,6 @@ type Estimate struct {
 	BlobBytes         int64 `json:"blob_bytes" doc:"blobs in PostgreSQL, part of disk_bytes"`
 	S3Bytes           int64 `json:"s3_bytes" doc:"blobs in S3"`
 	WALBytes          int64 `json:"wal_bytes" doc:"what PostgreSQL writes ahead meanwhile, at most max_wal_size of it at a time"`
-	Seconds           int64 `json:"seconds" doc:"with as many workers as this inspection had, if the server keeps up"`
+	Seconds           int64 `json:"seconds" doc:"with as many workers as this inspection had, if the server keeps up: reckoned by rates of a server with two cores, and no less than what the inspection took"`
+	S3Rate            int64 `json:"s3_bytes_per_second" doc:"assumed in seconds; 0 if nothing goes to S3"`
 }

@@ -49,9 +49,9 @@ type counts struct {
 	dataBytes              int64
 	hf, hp                 Rows
 
-	// For the estimate: what stands in transactions, in older records that were
-	// not decoded, in the rows of objects and of history, and in blobs.
-	logBytes, oldBytes         int64
+	// For the estimate: what stands in transactions, in the rows of objects and of
+	// history, and in blobs.
+	logBytes                   int64
 	states, older              weights
 	inRow, inRowBlobs, s3Bytes int64
 }
@@ -190,7 +190,7 @@ func (c *counts) merge(o *counts) {
 	for _, sum := range []struct{ to, from *int64 }{
 		{&c.back, &o.back}, {&c.compressed, &o.compressed}, {&c.deleted, &o.deleted}, {&c.blobs, &o.blobs},
 		{&c.oldStrings, &o.oldStrings}, {&c.oldClasses, &o.oldClasses}, {&c.dataBytes, &o.dataBytes},
-		{&c.logBytes, &o.logBytes}, {&c.oldBytes, &o.oldBytes},
+		{&c.logBytes, &o.logBytes},
 		{&c.inRow, &o.inRow}, {&c.inRowBlobs, &o.inRowBlobs}, {&c.s3Bytes, &o.s3Bytes},
 	} {
 		*sum.to += *sum.from

@@ -83,7 +83,6 @@ func (w *worker) record(ctx context.Context, rec *source.Record) error {
 	}
 	if !rec.Current && (rec.Deleted || !w.opts.HistoryPreserving) {
 		c.hp.Revisions++
-		c.oldBytes += int64(len(rec.Raw))
 		return nil
 	}
 	row, data, rejected, err := w.encode(ctx, rec)

@@ -341,7 +341,11 @@ func (s *sheet) estimate(e *inspect.Estimate) {
 		kind = "with history"
 	}
 	s.title("About what a conversion takes, into a destination " + kind)
-	s.row("time", "%s with as many workers as this inspection had, if the server keeps up", secondsText(e.Seconds))
+	if e.S3Bytes > 0 {
+		s.row("time", "%s with as many workers as this inspection had, if the server keeps up and S3 takes %s a second", secondsText(e.Seconds), progress.Bytes(e.S3Rate))
+	} else {
+		s.row("time", "%s with as many workers as this inspection had, if the server keeps up", secondsText(e.Seconds))
+	}
 	s.row("JSON", "%s", progress.Bytes(e.StateBytes))
 	disk := progress.Bytes(e.DiskBytes) + " for tables and indexes"
 	if e.BlobBytes > 0 {

@@ -44,7 +44,7 @@ func fullReport() *inspect.Report {
 			{Cause: inspect.CrossDatabase, Text: "these refer to other databases", Count: 2, Targets: []string{"other"}},
 			{Cause: inspect.Unreachable, Text: "no path of references leads from the root to these objects, which a pack would remove", Count: 4},
 		},
-		Estimate: &inspect.Estimate{StateBytes: 3 << 30, DiskBytes: 9 << 30, BlobBytes: 1 << 30, S3Bytes: 3 << 30, WALBytes: 12 << 30, Seconds: 754},
+		Estimate: &inspect.Estimate{StateBytes: 3 << 30, DiskBytes: 9 << 30, BlobBytes: 1 << 30, S3Bytes: 3 << 30, S3Rate: 200 << 20, WALBytes: 12 << 30, Seconds: 754},
 		Destination: &dest.Survey{
 			Name: "PostgreSQL at localhost, database zodb_new", Problem: "it already holds 3 objects in 1 transaction", Server: "15.4", Role: "zodb", Encoding: "UTF8",
 			LZ4: true, Condition: dest.Filled, Rights: []dest.Right{{Name: "CREATE in schema public", Hint: "GRANT CREATE ON SCHEMA public TO zodb"}, {Name: "CONNECT", Granted: true, Needed: true}, {Name: "EXECUTE on pg_x", Needed: true}},
@@ -124,7 +124,8 @@ What a destination will hold
         4.0 GB              5.0 GB  bytes of blobs
 
 About what a conversion takes, into a destination without history
-  time               12m34s with as many workers as this inspection had, if the server keeps up
+  time               12m34s with as many workers as this inspection had, if the server keeps up and
+                     S3 takes 200 MB a second
   JSON               3.0 GB
   disk               9.0 GB for tables and indexes, 1.0 GB of it blobs
   write-ahead log    12 GB, of which the server keeps max_wal_size or little more at a time
