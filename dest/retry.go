@@ -55,6 +55,16 @@ type RetryResult struct {
 	Unwatched string
 }
 
+// UncertainError is a retry that ended between COMMIT and its answer: either all
+// records were written or none. To retry them once more tells which.
+type UncertainError struct{ Err error }
+
+func (e *UncertainError) Error() string {
+	return e.Err.Error() + "; either all records were written or none: the same command tells, and goes on"
+}
+
+func (e *UncertainError) Unwrap() error { return e.Err }
+
 // Outdated is a record that is not written because the destination has something
 // newer, or the list.
 type Outdated struct {

@@ -41,7 +41,7 @@ const exitStatus = `EXIT STATUS
   2    the command line or CONFIG is wrong; nothing was touched
   3    done but for rejects or missing blobs; inspect: not all arrives unchanged
   4    verify has found differences
-  130  interrupted; --incremental goes on
+  130  interrupted; --incremental goes on, --retry-rejects by the same command
 `
 
 // app is one call of the command.

@@ -118,7 +118,7 @@ var manDetails = map[string]string{
 	"memory":              "It is for the whole process and does not grow with the database. SIZE is a number of bytes, or one with KB, MB or GB.",
 	"rejects":             "Without it, a run with rejected records stops when everything else is loaded. PATH holds data of the database and is readable by its owner only.",
 	"yes":                 "With --retry-rejects, other sessions may be connected to the destination: a running site must be restarted afterwards.",
-	"retry-rejects":       "PATH is what --rejects wrote, by an earlier version as a rule. All that can be stored is written or nothing, into a finished destination; the rest is listed. The source is not read.",
+	"retry-rejects":       "PATH is what --rejects wrote, by an earlier version as a rule. All that can be stored is written or nothing, into a finished destination; the rest is listed. The source is not read. After an interruption the same command goes on.",
 	"verbose":             "The start of each phase and step, and the keys of CONFIG that have no effect.",
 	"quiet":               "And the reports that SIGUSR1 asks for.",
 	"background-blobs":    "All of them are done before the run ends. Otherwise each blob is uploaded before the transaction with its record is committed.",

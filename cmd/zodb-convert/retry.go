@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/pipeline"
 )
@@ -32,7 +33,7 @@ func (a *app) retry(ctx context.Context, o *convertOptions) error {
 	started := time.Now()
 	report, err := pipeline.Retry(ctx, o.retry, dst, o.yes)
 	if err != nil {
-		return err
+		return interruptedRetry(err)
 	}
 	printer.Retried(&progress.RetrySummary{
 		Report: report, HistoryPreserving: c.Destination.HistoryPreserving, Elapsed: time.Since(started), Next: o.afterRetry(report),
@@ -41,6 +42,19 @@ func (a *app) retry(ctx context.Context, o *convertOptions) error {
 		return exitCode(exitRejects)
 	}
 	return nil
+}
+
+// interruptedRetry says what an interruption has left. The general advice is for
+// conversions.
+func interruptedRetry(err error) error {
+	uncertain := (*dest.UncertainError)(nil)
+	switch {
+	case !errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &uncertain):
+		return &failure{err, []string{"PostgreSQL was about to commit: either all records were written or none; the same command tells which, and goes on"}}
+	}
+	return &failure{err, []string{"nothing was changed; the same command goes on"}}
 }
 
 // checkRetryPath refuses what is no file.

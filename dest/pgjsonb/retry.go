@@ -29,6 +29,7 @@ type retryWriter struct {
 	groupWriter
 	connected bool
 	met       map[int32]bool // sessions that the result has
+	sent      bool           // COMMIT is
 
 	records []dest.Reject // by seq, without their data
 	reasons map[int64]reject
@@ -74,6 +75,8 @@ func (w *retryWriter) failed(ctx context.Context, err error) error {
 	var refused *dest.RefusedError
 	var other *otherError
 	switch {
+	case ctx.Err() != nil && w.sent:
+		return &dest.UncertainError{Err: ctx.Err()}
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &other):
@@ -84,8 +87,10 @@ func (w *retryWriter) failed(ctx context.Context, err error) error {
 		return &dest.RefusedError{Reason: fmt.Sprintf("the role lacks a right in %s: %s", w.s.dest.Name(), serverMessage(err)), Hint: "let the owner of the database retry the records"}
 	case strings.HasPrefix(code(err), "53"):
 		return fmt.Errorf("PostgreSQL has run out of a resource: %s; nothing was changed: make room and try again", serverMessage(err))
+	case (lost(err) || w.conn.IsClosed()) && w.sent:
+		return &dest.UncertainError{Err: fmt.Errorf("the connection to PostgreSQL was lost (%s)", sentence(err.Error()))}
 	case lost(err) || w.conn.IsClosed():
-		return fmt.Errorf("the connection to PostgreSQL was lost (%s); either all records were written or none: the same command tells, and goes on", sentence(err.Error()))
+		return fmt.Errorf("the connection to PostgreSQL was lost (%s); nothing was changed: the same command goes on", sentence(err.Error()))
 	}
 	return fmt.Errorf("write rejected records into %s: %w; nothing was changed", w.s.dest.Name(), err)
 }
@@ -313,6 +318,7 @@ func (w *retryWriter) write(ctx context.Context, plan *dest.RetryPlan) (err erro
 		}
 	}
 	fault.Point("retry.commit")
+	w.sent = true
 	answer := w.conn.PgConn().Exec(ctx, "COMMIT")
 	fault.Point("retry.sent")
 	if err := committed(answer); err != nil {

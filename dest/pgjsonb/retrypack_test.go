@@ -2,6 +2,7 @@ package pgjsonb_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -231,13 +232,55 @@ func TestTableThatAPackHasLeftIsNoPack(t *testing.T) {
 	}
 }
 
-// Both are there only when the answer to COMMIT is: nothing can be refused.
-func TestWhoComesWithTheCommitIsTold(t *testing.T) {
-	d, record := missing(t, false)
+// waitAtCommit lets the COMMIT of a new object wait until pass is called.
+func waitAtCommit(t *testing.T, d *database) (pass func()) {
+	t.Helper()
 	d.exec(t, `CREATE TABLE gate (shut boolean);
 		CREATE FUNCTION wait() RETURNS trigger AS $$ BEGIN LOCK TABLE gate IN SHARE MODE; RETURN NULL; END $$ LANGUAGE plpgsql;
 		CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON object_state DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()`)
-	pass, free := d.lock(t, "LOCK TABLE gate"), d.lock(t, lockGarbage)
+	return d.lock(t, "LOCK TABLE gate")
+}
+
+func TestInterruptionTellsWhetherAnythingCanBeWritten(t *testing.T) {
+	d, b := newDatabase(t), desttest.NewBuilder()
+	b.Commit(desttest.Transaction{TID: first}, thing(0, "root"))
+	convert(t, d, b, false)
+	dst := d.Open(t, false)
+	defer dst.Close()
+	record := dest.Reject{OID: 100, TID: first, Data: thing(100, "x").Data}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	plan := retryPlan([]dest.Reject{record})
+	given := plan.Records
+	plan.Records = func(ctx context.Context, fn func(*dest.Reject) error) error {
+		defer cancel()
+		return given(ctx, fn)
+	}
+	var uncertain *dest.UncertainError
+	if _, err := dst.Retry(ctx, plan); !errors.Is(err, context.Canceled) || errors.As(err, &uncertain) {
+		t.Errorf("before COMMIT: %v", err)
+	}
+
+	pass := waitAtCommit(t, d)
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		_, err := dst.Retry(ctx, retryPlan([]dest.Reject{record}))
+		done <- err
+	}()
+	waits(t, d, "relation")
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || !errors.As(err, &uncertain) || !strings.Contains(err.Error(), "either all records were written or none") {
+		t.Errorf("after COMMIT: %v", err)
+	}
+	pass()
+}
+
+// Both are there only when the answer to COMMIT is: nothing can be refused.
+func TestWhoComesWithTheCommitIsTold(t *testing.T) {
+	d, record := missing(t, false)
+	pass, free := waitAtCommit(t, d), d.lock(t, lockGarbage)
 	done := retryBeside(t, d, false, false, record)
 	waits(t, d, "relation")
 	s := startRunningSite(t, d, false)
