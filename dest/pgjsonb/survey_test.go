@@ -127,7 +127,11 @@ func TestAdviceHoldsAndIsLeftOutOnceItIsFollowed(t *testing.T) {
 		"commits that do not wait":         {set: "ALTER DATABASE DB SET synchronous_commit = off", setting: "synchronous_commit", value: "off", after: "on (ALTER ROLE", back: "on"},
 		"commits that wait":                {setting: "synchronous_commit", value: "on"},
 		"no fsync":                         {set: "ALTER SYSTEM SET fsync = off", setting: "fsync", value: "on"}, // the command line comes before
-		"a planner without memory":         {set: "ALTER DATABASE DB SET effective_cache_size = '128MB'", setting: "effective_cache_size", value: "128MB", after: "384MB (ALTER SYSTEM"},
+		"a planner without memory":         {set: "ALTER DATABASE DB SET effective_cache_size = '128MB'", setting: "effective_cache_size", value: "128MB", after: "384MB (ALTER DATABASE", back: "384MB"},
+		"a planner without, by the role":   {set: "ALTER ROLE zope SET effective_cache_size = '128MB'", setting: "effective_cache_size", value: "128MB", after: "384MB (ALTER ROLE \"zope\" SET", back: "384MB"},
+		"a planner without, by both":       {set: "ALTER ROLE zope IN DATABASE DB SET effective_cache_size = '128MB'", setting: "effective_cache_size", value: "128MB", after: "384MB (ALTER ROLE \"zope\" IN DATABASE", back: "384MB"},
+		"a planner without, for all roles": {set: "ALTER ROLE ALL SET effective_cache_size = '128MB'", setting: "effective_cache_size", value: "128MB", after: "384MB (ALTER ROLE ALL", back: "384MB"},
+		"a planner without, on the server": {set: "ALTER SYSTEM SET effective_cache_size = '128MB'", setting: "effective_cache_size", value: "128MB", after: "384MB (ALTER SYSTEM", back: "384MB"},
 		"sorts that are limited":           {set: "ALTER DATABASE DB SET temp_file_limit = '1GB'", setting: "temp_file_limit", value: "1GB", load: "-1 (ALTER ROLE", after: "back to 1GB", back: "1GB"},
 		"read-only by the database":        {set: "ALTER DATABASE DB SET default_transaction_read_only = on", setting: "default_transaction_read_only", value: "on", load: "off (ALTER DATABASE", after: "leave it off", back: "off"},
 		"read-only by the role":            {set: "ALTER ROLE zope SET default_transaction_read_only = on", setting: "default_transaction_read_only", value: "on", load: "off (ALTER ROLE", after: "leave it off", back: "off"},
@@ -138,7 +142,7 @@ func TestAdviceHoldsAndIsLeftOutOnceItIsFollowed(t *testing.T) {
 		"idle sessions":                    {set: "ALTER DATABASE DB SET idle_session_timeout = '1min'", setting: "idle_session_timeout", value: "1min", after: "0 (ALTER ROLE", back: "0"},
 		"compression by pglz":              {setting: "default_toast_compression", value: "pglz"},
 	} {
-		t.Run(name, func(t *testing.T) {
+		check := func(t *testing.T, grant, after string) {
 			super := s.NewDatabase(t, "OWNER zope")
 			db := super[strings.Index(super, "dbname=")+len("dbname="):]
 			config := pgjsonb.Config{DSN: strings.Replace(super, "user=postgres", "user=zope", 1)}
@@ -146,17 +150,17 @@ func TestAdviceHoldsAndIsLeftOutOnceItIsFollowed(t *testing.T) {
 			t.Cleanup(func() {
 				s.Exec(t, super, "ALTER SYSTEM RESET ALL")
 				s.Exec(t, super, "ALTER ROLE zope RESET ALL")
+				s.Exec(t, super, "ALTER ROLE ALL RESET ALL")
 				s.Reload(t)
 			})
 			if c.set != "" {
 				s.Exec(t, super, strings.ReplaceAll(c.set, "DB", db))
 				s.Reload(t)
 			}
-			// Where a setting of the system stands is shown to some only.
-			s.Exec(t, super, "GRANT pg_read_all_settings TO zope")
+			s.Exec(t, super, grant)
 			got := settingOf(t, survey(t, config, c.workers), c.setting)
-			if got.Value != c.value || (got.Load == "") != (c.load == "") || (got.After == "") != (c.after == "") ||
-				!strings.Contains(got.Load, c.load) || !strings.Contains(got.After, c.after) {
+			if got.Value != c.value || (got.Load == "") != (c.load == "") || (got.After == "") != (after == "") ||
+				!strings.Contains(got.Load, c.load) || !strings.Contains(got.After, after) {
 				t.Fatalf("%+v", got)
 			}
 			if c.load != "" && !strings.Contains(got.Load, "restart") {
@@ -173,6 +177,12 @@ func TestAdviceHoldsAndIsLeftOutOnceItIsFollowed(t *testing.T) {
 					t.Errorf("afterwards there is %+v", now)
 				}
 			}
+		}
+		// Where a setting of the system stands is shown to some only. What stands in a
+		// file that is not known is set, so that it is not lost.
+		t.Run(name, func(t *testing.T) { check(t, "GRANT pg_read_all_settings TO zope", c.after) })
+		t.Run(name+", to a plain role", func(t *testing.T) {
+			check(t, "REVOKE pg_read_all_settings FROM zope", strings.Replace(c.after, "RESET max_wal_size", "SET max_wal_size = '1GB'", 1))
 		})
 	}
 }

@@ -166,8 +166,17 @@ func (c *conditions) bytes(name string) int64 {
 	return 0
 }
 
-// system is a value, and how a superuser sets it for all.
+// system is a value, and how a superuser sets it for all, or where what is set for
+// some comes before that.
 func (c *conditions) system(s *setting, value string) string {
+	switch s.where {
+	case "client", "user", "database user":
+		return c.own(s, value)
+	case "database":
+		return fmt.Sprintf("%s (ALTER DATABASE %s SET %s = '%s')", value, quote(c.d.connect.config.Database), s.name, value)
+	case "global":
+		return fmt.Sprintf("%s (ALTER ROLE ALL SET %s = '%s')", value, s.name, value)
+	}
 	switch {
 	case s.where == "command line":
 		return fmt.Sprintf("%s (-c %s=%s where the server is started, which comes before ALTER SYSTEM)", value, s.name, value)
@@ -177,12 +186,13 @@ func (c *conditions) system(s *setting, value string) string {
 	return fmt.Sprintf("%s (ALTER SYSTEM SET %s = '%s')", value, s.name, value)
 }
 
-// back is the value of now, and how a superuser sets it again.
+// back is the value of now, and how a superuser sets it again. Where it stands is
+// told to some only; to reset what stands in postgresql.auto.conf would be to lose it.
 func (c *conditions) back(s *setting) string {
 	switch {
 	case s.where == "command line":
 		return fmt.Sprintf("back to %s", s)
-	case path.Base(s.file) == "postgresql.auto.conf":
+	case path.Base(s.file) == "postgresql.auto.conf", s.file == "" && s.where == "configuration file":
 		return fmt.Sprintf("back to %s (ALTER SYSTEM SET %s = '%s')", s, s.name, s)
 	}
 	return fmt.Sprintf("back to %s (ALTER SYSTEM RESET %s)", s, s.name)
