@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -117,6 +118,37 @@ func TestClassesBeyondReasonAreSummedUp(t *testing.T) {
 	}
 	if len(s.Classes) != inspect.TopClasses || objects != 6001 || bytes != s.DataBytes || s.Current != 6001 {
 		t.Errorf("%d classes, %d objects of %d bytes, %d bytes in all", len(s.Classes), objects, bytes, s.DataBytes)
+	}
+}
+
+// What many workers count is put together as they go, and no more of them decode than
+// there is memory for.
+func TestManyWorkersCountManyClassesInLittleMemory(t *testing.T) {
+	b := desttest.NewBuilder()
+	commit(b, 1, "", thing(zodb.Root))
+	for n := range 40 {
+		records := []desttest.Record{}
+		for i := range zodb.OID(3000) {
+			data := "\x80\x03capp\nThing" + strconv.Itoa(int(i)) + "\nq\x00.\x80\x03G\x7f\xf8\x00\x00\x00\x00\x00\x00."
+			records = append(records, desttest.Record{OID: zodb.OID(n)*3000 + i + 1, Data: []byte(data)})
+		}
+		commit(b, n+2, "", records...)
+	}
+	one := look(t, b.Source(t), inspect.Options{Workers: 1, Memory: 96 << 20})
+	many := look(t, b.Source(t), inspect.Options{Workers: 256, Memory: 96 << 20})
+	if asJSON(t, one) != asJSON(t, many) {
+		t.Errorf("with one worker\n%s\nwith many\n%s", asJSON(t, one), asJSON(t, many))
+	}
+	if f := finding(many, "float-special"); f.Count != 120_000 || len(f.Classes) != dest.ListMax || f.Classes[0].Objects != 40 {
+		t.Errorf("%+v", f)
+	}
+	if said := func(r *inspect.Report) bool {
+		return strings.Contains(strings.Join(r.Notes, "\n"), "not the 256 of --workers")
+	}; said(one) || !said(many) {
+		t.Errorf("notes %q and %q", one.Notes, many.Notes)
+	}
+	if r := look(t, b.Source(t), inspect.Options{Workers: 256, Memory: 2 << 30}); strings.Contains(strings.Join(r.Notes, "\n"), "--workers") {
+		t.Errorf("with more memory: %q", r.Notes)
 	}
 }
 

@@ -281,6 +281,9 @@ func (w *referenceWriter) class() uint32 {
 	id, ok := w.classIDs[string(w.className)]
 	if !ok {
 		id = w.classes.id(string(w.className))
+		if len(w.classIDs) >= maxHeld {
+			clear(w.classIDs)
+		}
 		if id != 0 {
 			w.classIDs[w.classes.name(id)] = id
 		}

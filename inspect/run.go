@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/zodb-convert/zodb-convert/dest"
+	"github.com/zodb-convert/zodb-convert/internal/progress"
 	"github.com/zodb-convert/zodb-convert/pipeline"
 	"github.com/zodb-convert/zodb-convert/source"
 	"github.com/zodb-convert/zodb-convert/zodb"
@@ -21,6 +22,9 @@ const (
 	// overheadMemory is what the process takes besides what grows with the source:
 	// the Go runtime, connections, the counts of each class.
 	overheadMemory = 64 << 20
+	// workerMemory is what one takes besides its chunk: a block of references, what
+	// it has counted, and the buffers of its encoder.
+	workerMemory = 1 << 20
 	// chunkBytes is how much of the source a worker takes at a time.
 	chunkBytes = 1 << 20
 )
@@ -36,6 +40,10 @@ type run struct {
 	counting   sync.Mutex
 	revisions  *revisions
 	references *references
+
+	// found is what workers have handed over.
+	merging sync.Mutex
+	found   *counts
 
 	// damage is the first record whose data is damaged, of so many.
 	damage struct {
@@ -53,6 +61,7 @@ func (r *run) run(ctx context.Context) (err error) {
 		return err
 	}
 	r.describe()
+	r.fitWorkers()
 	r.revisions = newRevisions(r.share())
 	if r.references, err = newReferences(referenceOptions{
 		Reachability: r.opts.Reachability, TempDir: r.opts.TempDir, Memory: r.share(), Raise: r.raise, Objects: r.info.Objects,
@@ -160,6 +169,7 @@ func (r *run) read(ctx context.Context) (*counts, error) {
 			}
 		})
 	})
+	r.found = newCounts()
 	workers := make([]*worker, r.opts.Workers)
 	for i := range workers {
 		w := r.worker()
@@ -177,11 +187,20 @@ func (r *run) read(ctx context.Context) (*counts, error) {
 		})
 	}
 	err := group.Wait()
-	found := newCounts()
 	for _, w := range workers {
-		found.merge(w.counts)
+		w.handOver()
 	}
-	return found, err
+	return r.found, err
+}
+
+// fitWorkers lets no more workers decode than the memory is enough for. What chunks
+// take comes from a budget that all share.
+func (r *run) fitWorkers() {
+	if n := int(max(r.share()/workerMemory, 1)); n < r.opts.Workers {
+		r.note(fmt.Sprintf("%s decoded, not the %d of --workers: more do not fit into --memory; raise it by %d MB for these",
+			progress.Plural(int64(n), "worker"), r.opts.Workers, r.raise(int64(r.opts.Workers)*workerMemory)>>20+1))
+		r.opts.Workers = n
+	}
 }
 
 // broken notes a record whose data is damaged, and lets the inspection go on.

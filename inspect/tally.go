@@ -60,11 +60,34 @@ type counts struct {
 type class struct {
 	name           string
 	objects, bytes int64
-	found          *[numCauses]share // nil if nothing was found
+	found          []share // by cause; most classes have none or one
 }
 
 // share is what of a class was found for one cause.
-type share struct{ records, bytes int64 }
+type share struct {
+	cause          int
+	records, bytes int64
+}
+
+// find adds what was found for a cause.
+func (k *class) find(cause int, records, bytes int64) {
+	at, there := slices.BinarySearchFunc(k.found, cause, func(s share, cause int) int { return cmp.Compare(s.cause, cause) })
+	if !there {
+		k.found = slices.Insert(k.found, at, share{cause: cause})
+	}
+	k.found[at].records += records
+	k.found[at].bytes += bytes
+}
+
+// of is what was found for a cause.
+func (k *class) of(cause int) share {
+	for _, s := range k.found {
+		if s.cause == cause {
+			return s
+		}
+	}
+	return share{}
+}
 
 // found is what was found for one cause.
 type found struct {
@@ -127,21 +150,20 @@ func (c *counts) named(name string) *class {
 // find counts a record of a class, of so many bytes, for a cause.
 func (c *counts) find(cause int, k *class, rec *source.Record, size, values int64) {
 	c.found[cause].add(uint64(rec.OID), values)
-	if k.found == nil {
-		k.found = new([numCauses]share)
-	}
-	k.found[cause].records++
-	k.found[cause].bytes += size
+	k.find(cause, 1, size)
 }
 
 // reason counts why a record is rejected, without the numbers that differ between
 // records.
 func (c *counts) reason(text string) {
-	text = numbers.ReplaceAllString(text, "${1}N")
+	c.because(numbers.ReplaceAllString(text, "${1}N"), 1)
+}
+
+func (c *counts) because(text string, n int64) {
 	if _, known := c.reasons[text]; !known && len(c.reasons) >= maxReasons {
 		text = otherReasons
 	}
-	c.reasons[text]++
+	c.reasons[text] += n
 }
 
 const otherReasons = "other reasons"
@@ -164,6 +186,12 @@ func (c *counts) keep(r largeRecord) {
 	c.largest = c.largest[:min(len(c.largest), dest.ListMax)]
 }
 
+// crowded tells whether it takes more than a worker of many should.
+func (c *counts) crowded() bool { return len(c.classes) > maxHeld || len(c.reasons) > maxHeld }
+
+// maxHeld is how many classes or reasons a worker keeps to itself.
+const maxHeld = 200
+
 // merge adds what another worker has found.
 func (c *counts) merge(o *counts) {
 	for name, k := range o.classes {
@@ -179,7 +207,7 @@ func (c *counts) merge(o *counts) {
 		}
 	}
 	for text, n := range o.reasons {
-		c.reasons[text] += n
+		c.because(text, n)
 	}
 	for _, r := range o.largest {
 		c.keep(r)
@@ -204,15 +232,8 @@ func (c *counts) merge(o *counts) {
 func (k *class) merge(o *class) {
 	k.objects += o.objects
 	k.bytes += o.bytes
-	if o.found == nil {
-		return
-	}
-	if k.found == nil {
-		k.found = new([numCauses]share)
-	}
-	for i, n := range o.found {
-		k.found[i].records += n.records
-		k.found[i].bytes += n.bytes
+	for _, s := range o.found {
+		k.find(s.cause, s.records, s.bytes)
 	}
 }
 
@@ -256,8 +277,8 @@ func (c *counts) top() (first []Class, rest Class) {
 // most frequent first.
 func (c *counts) classesOf(cause int) (list []Class) {
 	for _, k := range c.classes {
-		if k.found != nil && k.found[cause].records > 0 {
-			list = append(list, Class{Class: k.name, Objects: k.found[cause].records, Bytes: k.found[cause].bytes})
+		if s := k.of(cause); s.records > 0 {
+			list = append(list, Class{Class: k.name, Objects: s.records, Bytes: s.bytes})
 		}
 	}
 	slices.SortFunc(list, func(a, b Class) int {

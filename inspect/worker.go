@@ -47,11 +47,23 @@ func (w *worker) chunk(ctx context.Context, c *source.Chunk) error {
 			return err
 		}
 	}
+	if w.counts.crowded() {
+		w.handOver()
+	}
 	w.encoder.Trim()
 	if cap(w.scratch) > keepBuffer {
 		w.scratch = nil
 	}
 	return nil
+}
+
+// handOver gives what was counted to the sum of all workers: with as many sums of
+// classes as workers, memory would grow with both.
+func (w *worker) handOver() {
+	w.merging.Lock()
+	defer w.merging.Unlock()
+	w.run.found.merge(w.counts)
+	w.counts = newCounts()
 }
 
 func (w *worker) transaction(t *source.Transaction) {
