@@ -14,6 +14,8 @@ type RetryPlan struct {
 	// Blobs are those that were missing. Nothing brings their bytes; some may be
 	// there by now.
 	Blobs []Blob
+	// Show is how many of those that are not written the result lists, 0 for all.
+	Show int
 	// Connected allows other sessions, among them a running site.
 	Connected bool
 }
@@ -29,11 +31,14 @@ type RetryResult struct {
 	// Written are in the destination now, There were before.
 	Written int64
 	There   int64
-	// Superseded have a newer row or tombstone of the same oid, or a newer record.
-	Superseded []Outdated
+	// Superseded have a newer row or tombstone of the same oid, or a newer record;
+	// for SupersededByListed it is one of the list. Outdated are the first of them.
+	Superseded, SupersededByListed int64
+	Outdated                       []Outdated
 	// Rejected cannot be stored by this version either, or have no transaction any
-	// more that they could belong to; Data is left out.
-	Rejected []Reject
+	// more that they could belong to. Rejects are the first of them, without Data.
+	Rejected int64
+	Rejects  []Reject
 	// BlobsThere counts those of Blobs that the destination has.
 	BlobsThere int64
 	// Forms counts special forms by kind of what was written, NewCodec the records

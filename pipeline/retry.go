@@ -33,20 +33,20 @@ type RetryReport struct {
 
 // Remaining counts what of the file is not in the destination.
 func (r *RetryReport) Remaining() int64 {
-	return r.Blobs + int64(len(r.Superseded)+len(r.Rejected))
+	return r.Blobs + r.Superseded + r.Rejected
 }
 
 // Retry writes those records of a rejects file that can be stored now into the
 // finished destination. The whole file is checked before the destination is
-// asked. connected allows that somebody else, such as a running site, is connected
-// to it.
-func Retry(ctx context.Context, path string, dst dest.Destination, connected bool) (*RetryReport, error) {
+// asked. The report lists show of those that are not written, 0 for all. connected
+// allows that somebody else, such as a running site, is connected to it.
+func Retry(ctx context.Context, path string, dst dest.Destination, show int, connected bool) (*RetryReport, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the list of rejects: %w", err)
 	}
 	defer f.Close()
-	list := rejectsFile{path: path, file: f, seen: map[listed]seenLine{}}
+	list := rejectsFile{path: path, file: f, seen: map[seenKey]seenLine{}}
 	report := &RetryReport{File: path, Destination: dst.Name()}
 	var blobs []dest.Blob
 	err = list.lines(ctx, func(n int, line *RejectLine) error {
@@ -64,7 +64,7 @@ func Retry(ctx context.Context, path string, dst dest.Destination, connected boo
 	if err != nil {
 		return nil, err
 	}
-	result, err := dst.Retry(ctx, &dest.RetryPlan{Records: list.records, Blobs: blobs, Connected: connected})
+	result, err := dst.Retry(ctx, &dest.RetryPlan{Records: list.records, Blobs: blobs, Show: show, Connected: connected})
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func Retry(ctx context.Context, path string, dst dest.Destination, connected boo
 type rejectsFile struct {
 	path string
 	file *os.File
-	seen map[listed]seenLine
+	seen map[seenKey]seenLine
 }
 
 // listed names what a line is about.
@@ -88,10 +88,29 @@ type listed struct {
 	tid  zodb.TID
 }
 
+// seenKey is a short form of listed: there is one for each line.
+type seenKey [2]uint64
+
+func (r listed) short() seenKey {
+	k := seenKey{uint64(r.oid), uint64(r.tid)}
+	if r.kind == MissingBlob {
+		k[1] |= 1 << 63 // no tid that is taken is so large
+	}
+	return k
+}
+
 // seenLine is the line that was first about a revision.
 type seenLine struct {
 	number int
-	digest [sha256.Size]byte // of its data
+	digest digest
+}
+
+// digest tells other data; nobody has a reason to forge it.
+type digest [16]byte
+
+func digestOf(data []byte) digest {
+	sum := sha256.Sum256(data)
+	return digest(sum[:16])
 }
 
 // malformed is the refusal of a file for what a line is.
@@ -109,11 +128,11 @@ func (l *rejectsFile) note(n int, line *RejectLine) (first bool, err error) {
 	if err != nil {
 		return false, l.malformed(n, "%v", err)
 	}
-	now := seenLine{n, sha256.Sum256(line.Pickle)}
-	earlier, ok := l.seen[key]
+	now := seenLine{n, digestOf(line.Pickle)}
+	earlier, ok := l.seen[key.short()]
 	switch {
 	case !ok:
-		l.seen[key] = now
+		l.seen[key.short()] = now
 		return true, nil
 	case earlier.digest == now.digest:
 		return false, nil
@@ -134,8 +153,8 @@ func (l *rejectsFile) records(ctx context.Context, fn func(*dest.Reject) error) 
 		if err != nil {
 			return l.malformed(n, "%v", err)
 		}
-		seen := l.seen[key]
-		if seen.digest != sha256.Sum256(line.Pickle) {
+		seen := l.seen[key.short()]
+		if seen.digest != digestOf(line.Pickle) {
 			return l.malformed(n, "it has changed while the file was read")
 		}
 		if seen.number != n {

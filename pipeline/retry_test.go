@@ -46,7 +46,7 @@ func TestMalformedListOfRejectsIsRefusedBeforeTheDestinationIsAsked(t *testing.T
 			if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := Retry(t.Context(), path, dst, false)
+			_, err := Retry(t.Context(), path, dst, 0, false)
 			var refused *dest.RefusedError
 			if !errors.As(err, &refused) || !strings.Contains(refused.Reason, path+", "+c.says) {
 				t.Errorf("%v\nwant %s", err, c.says)
@@ -67,7 +67,7 @@ func read(t *testing.T, text string) (given []dest.Reject, list *rejectsFile) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	list = &rejectsFile{path: path, file: f, seen: map[listed]seenLine{}}
+	list = &rejectsFile{path: path, file: f, seen: map[seenKey]seenLine{}}
 	if err := list.lines(t.Context(), func(n int, line *RejectLine) error {
 		_, err := list.note(n, line)
 		return err

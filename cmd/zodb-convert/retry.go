@@ -31,7 +31,7 @@ func (a *app) retry(ctx context.Context, o *convertOptions) error {
 	}
 	defer dst.Close()
 	started := time.Now()
-	report, err := pipeline.Retry(ctx, o.retry, dst, o.yes)
+	report, err := pipeline.Retry(ctx, o.retry, dst, a.shown(), o.yes)
 	if err != nil {
 		return interruptedRetry(err)
 	}
@@ -42,6 +42,14 @@ func (a *app) retry(ctx context.Context, o *convertOptions) error {
 		return exitCode(exitRejects)
 	}
 	return nil
+}
+
+// shown is how many entries of a list are printed, 0 for all.
+func (a *app) shown() int {
+	if a.output.verbose || a.output.logFormat == "json" && !a.output.quiet {
+		return 0
+	}
+	return dest.ListMax
 }
 
 // interruptedRetry says what an interruption has left. The general advice is for
@@ -82,7 +90,7 @@ func (o *convertOptions) afterRetry(r *pipeline.RetryReport) []string {
 		lines = append(lines, fmt.Sprintf("%s %s connected. If a site is running, restart every process of it: its caches do not learn of what was written. The first is %s.",
 			progress.Count(n), noun, r.Sessions[0]))
 	}
-	if len(r.Rejected) > 0 {
+	if r.Rejected > 0 {
 		lines = append(lines, fmt.Sprintf("Keep %s: a later version may store what is left. What is written already does no harm in it.", quote(r.File)))
 	}
 	if r.Blobs > 0 {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/zodb-convert/zodb-convert/dest"
 	"github.com/zodb-convert/zodb-convert/internal/fault"
@@ -21,8 +22,12 @@ import (
 // revision is in the database already, gone that its transaction is not; newer is
 // the tid of what supersedes it in the database, listed of what does in the list. It
 // goes with the session: what the records refer to is looked for behind COMMIT, too.
+// What is to be told of a record is there as well, because a list may be longer than
+// the memory that --memory allows.
 const createRetried = `CREATE TEMPORARY TABLE zodb_convert_stage (seq bigint, zoid bigint, tid bigint, class_mod text,
-	class_name text, state jsonb, state_size integer, refs bigint[], there boolean, gone boolean, newer bigint, listed bigint)`
+	class_name text, state jsonb, state_size integer, refs bigint[], pos bigint, class bytea, reason bytea, there boolean, gone boolean, newer bigint, listed bigint)`
+
+const retriedColumns = "(seq, zoid, tid, class_mod, class_name, state, state_size, refs, pos, class, reason)"
 
 // retryWriter writes records that were rejected before, in one transaction.
 type retryWriter struct {
@@ -31,9 +36,10 @@ type retryWriter struct {
 	met       map[int32]bool // sessions that the result has
 	sent      bool           // COMMIT is
 
-	records []dest.Reject // by seq, without their data
-	reasons map[int64]reject
-	special map[int64]specialForm
+	given   int64
+	record  *dest.Reject          // that is being staged
+	special map[int64]specialForm // by seq
+	show    int
 	maxOID  int64
 	result  dest.RetryResult
 }
@@ -56,7 +62,7 @@ func (d *Destination) Retry(ctx context.Context, plan *dest.RetryPlan) (*dest.Re
 	})}
 	w := &retryWriter{
 		groupWriter: groupWriter{s: s, role: "retry", conn: conn, rows: newRecordRows(d, givenRecords{})},
-		connected:   plan.Connected, met: map[int32]bool{}, reasons: map[int64]reject{}, special: map[int64]specialForm{},
+		connected:   plan.Connected, met: map[int32]bool{}, show: plan.Show, special: map[int64]specialForm{},
 	}
 	if err := w.admit(ctx); err != nil {
 		return nil, err
@@ -334,19 +340,17 @@ func (w *retryWriter) give(ctx context.Context, r *dest.Reject) error {
 	if r.OID >= zodb.Limit || r.TID >= zodb.Limit {
 		return elsewhere(&dest.RefusedError{Reason: fmt.Sprintf("oid %v, tid %v: a bigint column cannot hold them with room for new ones", r.OID, r.TID)})
 	}
-	seq := int64(len(w.records))
-	short := *r
-	short.Data = nil
-	w.records = append(w.records, short)
+	seq := w.given
+	w.given++
+	w.record = r
 	w.rows.start(&source.Chunk{Records: []source.Record{{OID: r.OID, TID: r.TID, Pos: r.Pos, Raw: r.Data, Current: true}}}, false)
 	defer w.rows.stop()
 	clear(w.rows.refused)
 	err := w.take(ctx, func() error {
 		w.rows.reset()
-		delete(w.reasons, seq)
 		delete(w.special, seq)
 		return w.sparing(ctx, func() error {
-			return w.rows.copy(ctx, w.conn, "COPY "+stageTable+" "+stageColumns+" FROM STDIN (FORMAT binary)", w.staged(ctx, seq))
+			return w.rows.copy(ctx, w.conn, "COPY "+stageTable+" "+retriedColumns+" FROM STDIN (FORMAT binary)", w.staged(ctx, seq))
 		})
 	})
 	w.maxOID = max(w.maxOID, w.rows.maxOID)
@@ -369,33 +373,39 @@ func (w *retryWriter) stageRecord(ctx context.Context, seq int64) error {
 	rows := &w.rows
 	record := &rows.chunk.Records[0]
 	rows.maxOID = max(rows.maxOID, int64(record.OID))
-	b := appendBigint(appendInt16(rows.stream.head, 8), seq)
+	b := appendBigint(appendInt16(rows.stream.head, 11), seq)
 	row, size, bad, err := rows.encode(ctx, record, 0)
 	switch {
 	case err != nil:
 		return err
 	case len(record.Raw) == 0:
-		bad = &reject{class: w.records[seq].Class, reason: "its data is not in the list of rejects"}
+		bad = &reject{class: w.record.Class, reason: "its data is not in the list of rejects"}
 	case bad != nil:
 	case isBlob(row):
 		bad = &reject{class: className(row.Module, row.Name), reason: "it is a blob, whose bytes are not in the list of rejects"}
 	default:
 		rows.count(row, size, true)
-		w.special[seq] = specialForm{row.Forms, row.NewCodec}
+		if special := (specialForm{row.Forms, row.NewCodec}); special != (specialForm{}) {
+			w.special[seq] = special
+		}
 		rows.stream.head = appendObjectFields(b, record, row)
-		rows.stream.tail = appendObjectTail(rows.stream.tail, size, row.Refs)
+		rows.stream.tail = w.appendTold(appendObjectTail(rows.stream.tail, size, row.Refs), w.record.Class, "")
 		rows.stream.emit(row.State)
 		return nil
 	}
-	w.reasons[seq] = *bad
 	b = appendBigint(b, int64(record.OID))
 	b = appendBigint(b, int64(record.TID))
 	for range 5 {
 		b = appendNull(b)
 	}
-	rows.stream.head = b
+	rows.stream.head = w.appendTold(b, bad.class, bad.reason)
 	rows.stream.emit(nil)
 	return nil
+}
+
+// appendTold appends what is told of a record that is not written.
+func (w *retryWriter) appendTold(b []byte, class, reason string) []byte {
+	return appendText(appendText(appendBigint(b, w.record.Pos), class), reason)
 }
 
 // What the statements below ask of rows of the stage.
@@ -460,29 +470,38 @@ func (w *retryWriter) known(ctx context.Context) error {
 
 // settle notes what becomes of each record.
 func (w *retryWriter) settle(ctx context.Context) error {
-	rows, err := w.conn.Query(ctx, "SELECT seq, there, gone, coalesce(newer, 0), coalesce(listed, 0), class_mod IS NOT NULL FROM "+stageTable+" ORDER BY seq")
+	rows, err := w.conn.Query(ctx, "SELECT seq, zoid, tid, pos, class, reason, there, gone, coalesce(newer, 0), coalesce(listed, 0), class_mod IS NOT NULL FROM "+stageTable+" ORDER BY seq")
 	if err != nil {
 		return fmt.Errorf("compare the records with what is there: %w", err)
 	}
 	r := &w.result
 	var forms jsonb.Counts
-	var seq, newer, listed, settled int64
+	var seq, oid, tid, pos, newer, listed, settled int64
+	var class, reason pgtype.DriverBytes
 	var there, gone, decoded bool
-	_, err = pgx.ForEachRow(rows, []any{&seq, &there, &gone, &newer, &listed, &decoded}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&seq, &oid, &tid, &pos, &class, &reason, &there, &gone, &newer, &listed, &decoded}, func() error {
 		settled++
-		record := w.records[seq]
 		switch {
 		case there:
 			r.There++
 		case max(newer, listed) != 0:
-			r.Superseded = append(r.Superseded, dest.Outdated{OID: record.OID, TID: record.TID, Newer: zodb.TID(max(newer, listed)), Listed: listed > newer})
-		case !decoded:
-			bad := w.reasons[seq]
-			record.Class, record.Reason = bad.class, bad.reason
-			r.Rejected = append(r.Rejected, record)
-		case gone:
-			record.Reason = "the destination does not have its transaction any more: a pack has removed it"
-			r.Rejected = append(r.Rejected, record)
+			r.Superseded++
+			if listed > newer {
+				r.SupersededByListed++
+			}
+			if w.shows(len(r.Outdated)) {
+				r.Outdated = append(r.Outdated, dest.Outdated{OID: zodb.OID(oid), TID: zodb.TID(tid), Newer: zodb.TID(max(newer, listed)), Listed: listed > newer})
+			}
+		case !decoded || gone:
+			r.Rejected++
+			if !w.shows(len(r.Rejects)) {
+				break
+			}
+			record := dest.Reject{OID: zodb.OID(oid), TID: zodb.TID(tid), Pos: pos, Class: string(class), Reason: string(reason)}
+			if decoded {
+				record.Reason = "the destination does not have its transaction any more: a pack has removed it"
+			}
+			r.Rejects = append(r.Rejects, record)
 		default:
 			r.Written++
 			special := w.special[seq]
@@ -498,12 +517,15 @@ func (w *retryWriter) settle(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("compare the records with what is there: %w", err)
 	}
-	if settled != int64(len(w.records)) {
-		return fmt.Errorf("PostgreSQL has kept %d of %s", settled, count(int64(len(w.records)), "record"))
+	if settled != w.given {
+		return fmt.Errorf("PostgreSQL has kept %d of %s", settled, count(w.given, "record"))
 	}
 	r.Forms = forms.AddTo(nil)
 	return nil
 }
+
+// shows tells whether a list has room for one more.
+func (w *retryWriter) shows(n int) bool { return w.show == 0 || n < w.show }
 
 // apply writes the rows. The newest revision of an object becomes the current one:
 // there is nothing above it. A tombstone of the same tid is what stood for the

@@ -134,15 +134,15 @@ func TestRetriedRecordsStandAsIfTheyHadNeverBeenRejected(t *testing.T) {
 			// them.
 			other.exec(t, fmt.Sprintf("UPDATE object_history SET class_mod = '', class_name = '', state = NULL, state_size = 0 WHERE zoid IN (2, 3) AND tid = %d", second))
 		}
-		if diff := cmp.Diff(superseded, keys(result.Superseded)); diff != "" {
+		if diff := cmp.Diff(superseded, keys(result.Outdated)); diff != "" {
 			t.Errorf("superseded (-want +got):\n%s", diff)
 		}
-		for _, o := range result.Superseded {
+		for _, o := range result.Outdated {
 			if o.Listed {
 				t.Errorf("the destination has what supersedes %+v", o)
 			}
 		}
-		if want := int64(len(rejects) - len(superseded)); result.Written != want || len(result.Rejected) != 0 || result.There != 0 {
+		if want := int64(len(rejects) - len(superseded)); result.Written != want || len(result.Rejects) != 0 || result.There != 0 {
 			t.Errorf("%+v, want %d written", result, want)
 		}
 		if diff := cmp.Diff(other.Rows(t), d.Rows(t)); diff != "" {
@@ -157,7 +157,7 @@ func TestRetriedRecordsStandAsIfTheyHadNeverBeenRejected(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if again.Written != 0 || again.There != result.Written || len(again.Superseded) != len(superseded) {
+		if again.Written != 0 || again.There != result.Written || len(again.Outdated) != len(superseded) {
 			t.Errorf("once more: %+v", again)
 		}
 		if diff := cmp.Diff(rows, d.Rows(t)); diff != "" {
@@ -192,7 +192,7 @@ func TestWhatWasRetriedIsCaughtUpLikeTheRest(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, o := range result.Superseded {
+		for _, o := range result.Outdated {
 			other.exec(t, fmt.Sprintf("UPDATE object_history SET class_mod = '', class_name = '', state = NULL, state_size = 0 WHERE zoid = %d AND tid = %d", o.OID, o.TID))
 		}
 		if diff := cmp.Diff(other.Rows(t), d.Rows(t)); diff != "" {
@@ -218,11 +218,11 @@ func TestNoOlderRevisionTakesThePlaceOfOneThatIsStillRejected(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]string{"1@6<7"}, keys(result.Superseded)); diff != "" || !result.Superseded[0].Listed {
-			t.Errorf("%+v %s", result.Superseded, diff)
+		if diff := cmp.Diff([]string{"1@6<7"}, keys(result.Outdated)); diff != "" || !result.Outdated[0].Listed {
+			t.Errorf("%+v %s", result.Outdated, diff)
 		}
-		if len(result.Rejected) != 1 || result.Rejected[0].TID != third || result.Rejected[0].Reason == "" || result.Rejected[0].Data != nil {
-			t.Errorf("rejected: %+v", result.Rejected)
+		if len(result.Rejects) != 1 || result.Rejects[0].TID != third || result.Rejects[0].Reason == "" || result.Rejects[0].Data != nil {
+			t.Errorf("rejected: %+v", result.Rejects)
 		}
 		if diff := cmp.Diff(rows, d.Rows(t)); diff != "" {
 			t.Errorf("something was written:\n%s", diff)
@@ -275,7 +275,7 @@ func TestWhatCannotBeRetriedSaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, r := range result.Rejected {
+	for _, r := range result.Rejects {
 		got = append(got, fmt.Sprintf("%d %s: %s", r.OID, r.Class, r.Reason))
 	}
 	for i, want := range []string{"10 mod.name: ", "11 ZODB.blob.Blob: it is a blob, whose bytes are not in the list", "12 app.Huge: its data is not in the list"} {
@@ -285,6 +285,14 @@ func TestWhatCannotBeRetriedSaysWhy(t *testing.T) {
 	}
 	if diff := cmp.Diff(rows, d.Rows(t)); diff != "" {
 		t.Errorf("something was written:\n%s", diff)
+	}
+
+	dst := d.Open(t, false)
+	defer dst.Close()
+	plan := retryPlan([]dest.Reject{{OID: 10, TID: first, Class: "a\x00\xff", Pos: 7}, {OID: 11, TID: first}})
+	plan.Show = 1
+	if result, err = dst.Retry(t.Context(), plan); err != nil || result.Rejected != 2 || len(result.Rejects) != 1 || result.Rejects[0].Class != "a\x00\xff" || result.Rejects[0].Pos != 7 {
+		t.Errorf("%+v %v", result, err)
 	}
 
 	// One that the tables do not take stops all of them.
@@ -404,7 +412,7 @@ func TestWhatWasPackedAwayDoesNotStopTheRest(t *testing.T) {
 		return r
 	}
 	result, err := retry(t, d, true, good(1), list[2], list[4])
-	if err != nil || result.Written != 1 || len(result.Rejected) != 2 {
+	if err != nil || result.Written != 1 || len(result.Rejects) != 2 {
 		t.Fatalf("%+v %v", result, err)
 	}
 	// What zodb-pgjsonb's statements do.
@@ -417,18 +425,18 @@ func TestWhatWasPackedAwayDoesNotStopTheRest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"1@6<8"}, keys(result.Superseded)); diff != "" || result.Written != 1 {
+	if diff := cmp.Diff([]string{"1@6<8"}, keys(result.Outdated)); diff != "" || result.Written != 1 {
 		t.Errorf("%+v %s", result, diff)
 	}
-	if len(result.Rejected) != 1 || result.Rejected[0].OID != 4 || !strings.Contains(result.Rejected[0].Reason, "a pack has removed it") {
-		t.Errorf("rejected: %+v", result.Rejected)
+	if len(result.Rejects) != 1 || result.Rejects[0].OID != 4 || !strings.Contains(result.Rejects[0].Reason, "a pack has removed it") {
+		t.Errorf("rejected: %+v", result.Rejects)
 	}
 	// An older revision does not take the place of one whose transaction is gone.
 	rows := d.Rows(t)
 	older := good(4)
 	older.TID = first
 	result, err = retry(t, d, true, good(2), good(4), older)
-	if err != nil || len(result.Superseded) != 1 || !result.Superseded[0].Listed || result.Written != 0 {
+	if err != nil || len(result.Outdated) != 1 || !result.Outdated[0].Listed || result.Written != 0 {
 		t.Errorf("%+v %v", result, err)
 	}
 	if diff := cmp.Diff(rows, d.Rows(t)); diff != "" {
@@ -652,7 +660,7 @@ func TestRetryWaitsForACommitOfTheSite(t *testing.T) {
 			t.Fatal(o.err)
 		}
 		newest := zodb.TID(number(t, d.query(t, "SELECT max(tid) FROM transaction_log")[0]))
-		if want := []dest.Outdated{{OID: 1, TID: last + 1, Newer: newest}}; o.result.Written != 0 || !cmp.Equal(want, o.result.Superseded) {
+		if want := []dest.Outdated{{OID: 1, TID: last + 1, Newer: newest}}; o.result.Written != 0 || !cmp.Equal(want, o.result.Outdated) {
 			t.Errorf("%+v, want superseded %+v", o.result, want)
 		}
 	})
@@ -808,7 +816,7 @@ func TestSiteReadsAndPacksWhatWasRetried(t *testing.T) {
 		}
 		// The site has changed it since.
 		result, err = retry(t, d, history, record)
-		if err != nil || len(result.Superseded) != 1 {
+		if err != nil || len(result.Outdated) != 1 {
 			t.Errorf("%+v %v", result, err)
 		}
 	})

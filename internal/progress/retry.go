@@ -67,10 +67,10 @@ func (s *RetrySummary) Text(verbose bool) string {
 	if r.There > 0 {
 		row(&b, "there already", Count(r.There), "")
 	}
-	if n := int64(len(r.Superseded)); n > 0 {
-		row(&b, "superseded", Count(n), s.newer())
+	if r.Superseded > 0 {
+		row(&b, "superseded", Count(r.Superseded), s.newer())
 	}
-	row(&b, "rejected", Count(int64(len(r.Rejected))), "")
+	row(&b, "rejected", Count(r.Rejected), "")
 	if r.Blobs > 0 {
 		row(&b, "missing blobs", Count(r.Blobs), "their bytes are in no list of rejects")
 	}
@@ -82,20 +82,20 @@ func (s *RetrySummary) Text(verbose bool) string {
 	}
 	row(&b, "time", Duration(s.Elapsed), "")
 	b.WriteString("\n")
-	superseded := make([]string, len(r.Superseded))
-	for i, o := range r.Superseded {
+	superseded := make([]string, len(r.Outdated))
+	for i, o := range r.Outdated {
 		text := "oid %v, tid %v: the destination has tid %v"
 		if o.Listed {
 			text = "oid %v, tid %v: a newer revision is in the same list, tid %v"
 		}
 		superseded[i] = fmt.Sprintf(text, o.OID, o.TID, o.Newer)
 	}
-	listed(&b, "Superseded", superseded, verbose)
-	rejected := make([]string, len(r.Rejected))
-	for i := range r.Rejected {
-		rejected[i] = rejectText(&r.Rejected[i])
+	listed(&b, "Superseded", superseded, r.Superseded, verbose)
+	rejected := make([]string, len(r.Rejects))
+	for i := range r.Rejects {
+		rejected[i] = rejectText(&r.Rejects[i])
 	}
-	listed(&b, "Rejected", rejected, verbose)
+	listed(&b, "Rejected", rejected, r.Rejected, verbose)
 	paragraph(&b, "Notes", s.notes())
 	paragraph(&b, "Next", s.Next)
 	return strings.TrimSuffix(b.String(), "\n")
@@ -103,14 +103,10 @@ func (s *RetrySummary) Text(verbose bool) string {
 
 // newer says where what is newer is.
 func (s *RetrySummary) newer() string {
-	where := map[bool]bool{}
-	for _, o := range s.Report.Superseded {
-		where[o.Listed] = true
-	}
-	switch {
-	case !where[true]:
+	switch s.Report.SupersededByListed {
+	case 0:
 		return "the destination has something newer"
-	case !where[false]:
+	case s.Report.Superseded:
 		return "the list has something newer"
 	}
 	return "the destination or the list has something newer"
@@ -119,8 +115,8 @@ func (s *RetrySummary) newer() string {
 // remaining says how much is not in the destination.
 func (s *RetrySummary) remaining() string {
 	var parts []string
-	if n := len(s.Report.Superseded) + len(s.Report.Rejected); n > 0 {
-		parts = append(parts, Plural(int64(n), "record"))
+	if n := s.Report.Superseded + s.Report.Rejected; n > 0 {
+		parts = append(parts, Plural(n, "record"))
 	}
 	if n := s.Report.Blobs; n > 0 {
 		parts = append(parts, Plural(n, "blob"))
@@ -160,8 +156,8 @@ func verb(n int64) string {
 	return "were"
 }
 
-// listed writes a list, or its beginning.
-func listed(b *strings.Builder, title string, lines []string, verbose bool) {
+// listed writes a list of so many lines, or its beginning.
+func listed(b *strings.Builder, title string, lines []string, total int64, verbose bool) {
 	if len(lines) == 0 {
 		return
 	}
@@ -173,8 +169,8 @@ func listed(b *strings.Builder, title string, lines []string, verbose bool) {
 	for _, line := range shown {
 		wrap(b, line, "  ")
 	}
-	if rest := len(lines) - len(shown); rest > 0 {
-		fmt.Fprintf(b, "  ... and %s more; -v lists all\n", Count(int64(rest)))
+	if rest := total - int64(len(shown)); rest > 0 {
+		fmt.Fprintf(b, "  ... and %s more; -v lists all\n", Count(rest))
 	}
 	b.WriteString("\n")
 }
@@ -194,10 +190,10 @@ func (j *JSON) Retried(s *RetrySummary) {
 	if line.Forms == nil {
 		line.Forms = map[string]int64{}
 	}
-	for _, o := range r.Superseded {
+	for _, o := range r.Outdated {
 		line.Superseded = append(line.Superseded, SupersededEntry{OID: o.OID.String(), TID: o.TID.String(), Newer: o.Newer.String(), Listed: o.Listed})
 	}
-	for _, e := range r.Rejected {
+	for _, e := range r.Rejects {
 		line.Rejected = append(line.Rejected, RejectEntry{OID: e.OID.String(), TID: e.TID.String(), Offset: e.Pos, Class: e.Class, Reason: e.Reason})
 	}
 	j.print(line)

@@ -19,13 +19,14 @@ func retried() *RetrySummary {
 		File: "rejects.jsonl", Destination: "zodb_new on db.example.org:5432", Records: 1217, Blobs: 2,
 		RetryResult: dest.RetryResult{
 			Written: 1200, There: 1, BlobsThere: 5, Forms: map[string]int64{"capsule-cycle": 3, "set": 12}, NewCodec: 4, Unreferenced: 1, Dangling: 3,
-			Superseded: []dest.Outdated{{OID: 7, TID: tid, Newer: tid + 1}, {OID: 8, TID: tid, Newer: tid + 2, Listed: true}},
-			Sessions:   []string{"process 12 (application \"unnamed\", user zope, idle, since 2024-05-06 07:08:09)"},
-			PackBegan:  true, Unwatched: "the connection was lost",
+			Superseded: 2, SupersededByListed: 1, Rejected: 14,
+			Outdated:  []dest.Outdated{{OID: 7, TID: tid, Newer: tid + 1}, {OID: 8, TID: tid, Newer: tid + 2, Listed: true}},
+			Sessions:  []string{"process 12 (application \"unnamed\", user zope, idle, since 2024-05-06 07:08:09)"},
+			PackBegan: true, Unwatched: "the connection was lost",
 		},
 	}
 	for i := range zodb.OID(14) {
-		r.Rejected = append(r.Rejected, dest.Reject{OID: 100 + i, TID: tid, Pos: 663, Class: "shop.odd.WithNewargs", Reason: "the object needs arguments to be made (__getnewargs__)"})
+		r.Rejects = append(r.Rejects, dest.Reject{OID: 100 + i, TID: tid, Pos: 663, Class: "shop.odd.WithNewargs", Reason: "the object needs arguments to be made (__getnewargs__)"})
 	}
 	return &RetrySummary{Report: r, Elapsed: 1234 * time.Millisecond, Next: []string{"Keep rejects.jsonl."}}
 }
@@ -34,6 +35,11 @@ func TestRetrySummary(t *testing.T) {
 	golden(t, "retry.golden", retried().Text(false)+"\n")
 	if text := retried().Text(true); strings.Count(text, "__getnewargs__") != 14 || strings.Contains(text, "more") {
 		t.Errorf("not all is listed:\n%s", text)
+	}
+	short := retried()
+	short.Report.Rejects = short.Report.Rejects[:dest.ListMax]
+	if text := short.Text(false); text != retried().Text(false) {
+		t.Errorf("with the first rejects only:\n%s", text)
 	}
 	whole := &RetrySummary{Report: &pipeline.RetryReport{File: "r", Destination: "d", Records: 1, RetryResult: dest.RetryResult{Written: 1}}}
 	if text := whole.Text(false); !strings.HasPrefix(text, "\nDone: everything that r lists is in d.\n") {
