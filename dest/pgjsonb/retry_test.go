@@ -621,11 +621,13 @@ func TestSiteThatStartsMeanwhileIsNoticed(t *testing.T) {
 	}
 }
 
-// waits waits until somebody waits for a lock.
+// waits waits until somebody waits for a lock. It looks from another database: a
+// retry takes who is connected to its own for a site.
 func waits(t *testing.T, d *database, kind string) {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if d.query(t, "SELECT count(*) FROM pg_locks WHERE locktype = '"+kind+"' AND NOT granted")[0] != "0" {
+		if d.server.Query(t, d.server.DSN("postgres"), "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE datname = '"+d.name()+
+			"' AND locktype = '"+kind+"' AND NOT granted")[0] != "0" {
 			return
 		}
 		if time.Now().After(end) {

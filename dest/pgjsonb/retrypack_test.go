@@ -214,7 +214,7 @@ func TestPackBetweenItsStatementsIsNoticed(t *testing.T) {
 		s.say(t, "")
 		s.answers(t, "done")
 		s.stop()
-		if o := <-retryBeside(t, d, history, false, record); o.err != nil || o.result.Written != 1 {
+		if o := <-retryBeside(t, d, history, true, record); o.err != nil || o.result.Written != 1 {
 			t.Errorf("after the pack: %+v %v", o.result, o.err)
 		}
 	})
@@ -294,7 +294,7 @@ func TestWhoComesWithTheCommitIsTold(t *testing.T) {
 	free()
 	s.answers(t, "done")
 	s.stop()
-	if o := <-retryBeside(t, d, false, false, record); o.err != nil || o.result.PackBegan || o.result.Written+o.result.There != 1 || o.result.Dangling == 0 {
+	if o := <-retryBeside(t, d, false, true, record); o.err != nil || o.result.PackBegan || o.result.Written+o.result.There != 1 || o.result.Dangling == 0 {
 		t.Errorf("once more: %+v %v", o.result, o.err)
 	}
 }
