@@ -37,7 +37,7 @@ EXAMPLES
 
 EXIT STATUS
   0    everything will arrive unchanged
-  1    the source could not be read to its end; the message says why
+  1    the source could not be read whole; the message says why
   2    the command line or CONFIG is wrong
   3    something will not arrive unchanged
   130  interrupted

@@ -1,6 +1,7 @@
 package pgjsonb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -229,12 +230,8 @@ func (w *retryWriter) alone(ctx context.Context) error {
 	}
 	switch {
 	case c.packing:
-		by := ""
-		if c.packer != "" {
-			by = " by " + c.packer
-		}
 		return &dest.RefusedError{
-			Reason: fmt.Sprintf("%s is being packed%s, which would remove what the records refer to", w.s.dest.Name(), by),
+			Reason: fmt.Sprintf("%s is being packed by %s, which would remove what the records refer to", w.s.dest.Name(), cmp.Or(c.packer, "a session that does not show itself")),
 			Hint:   "wait until the pack has ended; if it has failed, restart the process of the site that packed, whose temporary table reachable_oids is still there",
 		}
 	case len(c.sessions) == 0 || w.connected:
