@@ -191,9 +191,10 @@ class Log:
         self._leave()
         meta = TransactionMetaData(user, description, extension)
         self.storage.tpc_begin(meta)
-        writer = Writer(self, meta)
         try:
-            yield writer
+            with contextlib.ExitStack() as reading:
+                writer = Writer(self, meta, reading)
+                yield writer
             self.storage.tpc_vote(meta)
             writer.tid = self.storage.tpc_finish(meta) or p64(self.clock.tick)
         except BaseException:
@@ -285,13 +286,20 @@ class _File:
 
 
 class Writer:
-    def __init__(self, log, meta):
-        self._log, self._meta = log, meta
+    """What a transaction does. It is read on one connection of its own, until reading
+    ends: to connect for each object would take most of the time."""
+
+    def __init__(self, log, meta, reading):
+        self._log, self._meta, self._reading = log, meta, reading
+        self._cursor = None
         self.tid = None
 
     def _current(self, oid):
+        if self._cursor is None:
+            self._cursor = self._reading.enter_context(self._log.raw._load_connection.isolated_connection())
         table = "current_object" if self._log.history else "object_state"
-        rows = self._log.query(f"SELECT tid FROM {table} WHERE zoid = {u64(oid)}")
+        self._cursor.execute(f"SELECT tid FROM {table} WHERE zoid = {u64(oid)}")
+        rows = self._cursor.fetchall()
         return p64(rows[0][0] if rows else 0)
 
     def store(self, oid, cls, state):
