@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -132,7 +133,7 @@ func (w *retryWriter) admit(ctx context.Context) error {
 	if err := s.checkMode(ctx); err != nil {
 		return err
 	}
-	return w.alone(ctx)
+	return w.aloneSoon(ctx)
 }
 
 // finished refuses a database in which a conversion is under way.
@@ -244,6 +245,27 @@ func (w *retryWriter) alone(ctx context.Context) error {
 	return &dest.RefusedError{
 		Reason: fmt.Sprintf("%s connected to %s, which may be a running site: %s", noun, w.s.dest.Name(), strings.Join(c.sessions[:min(len(c.sessions), dest.ListMax)], ", ")),
 		Hint:   "stop the site, or end these sessions; with --yes the records are written nevertheless, and a running site must be restarted afterwards, because its caches do not learn of them",
+	}
+}
+
+// endingSession is how long a session may take to end after its client has gone.
+const endingSession = time.Second
+
+// aloneSoon is alone for a site, or a tool, that was stopped just before: the
+// server shows its session a moment longer.
+func (w *retryWriter) aloneSoon(ctx context.Context) error {
+	for deadline := time.Now().Add(endingSession); ; {
+		clear(w.met)
+		w.result.Sessions = nil
+		err := w.alone(ctx)
+		if err == nil || w.connected || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(endingSession / 20):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

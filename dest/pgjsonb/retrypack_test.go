@@ -84,6 +84,22 @@ func TestSessionThatConnectsDuringTheWritingIsNoticed(t *testing.T) {
 	}
 }
 
+func TestSessionThatEndsIsNoSite(t *testing.T) {
+	d, b := newDatabase(t), desttest.NewBuilder()
+	b.Commit(desttest.Transaction{TID: first}, thing(0, "root"))
+	convert(t, d, b, false)
+	conn, err := pgx.Connect(t.Context(), d.dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := time.AfterFunc(200*time.Millisecond, func() { conn.Close(context.Background()) })
+	defer ended.Stop()
+	result, err := retry(t, d, false, dest.Reject{OID: 100, TID: first, Data: thing(100, "x").Data})
+	if err != nil || result.Written != 1 || len(result.Sessions) != 0 {
+		t.Errorf("%+v %v", result, err)
+	}
+}
+
 // missing is a database that lacks an object of a chain, as if it had been
 // rejected. Another object can be locked and is removed by a pack.
 func missing(t *testing.T, history bool) (*database, dest.Reject) {
@@ -148,7 +164,7 @@ func TestPackOfAnotherRoleIsNoticed(t *testing.T) {
 func TestPackThatTracesIsNoticed(t *testing.T) {
 	d, record := missing(t, false)
 	d.exec(t, fmt.Sprintf(`INSERT INTO object_state (zoid, tid, class_mod, class_name, state, state_size, refs)
-		SELECT i, %d, 'app', 'Thing', '{}', 1, ARRAY[i + 1] FROM generate_series(10000, 60000) i; UPDATE object_state SET refs = refs || 10000::bigint WHERE zoid = 0; ANALYZE object_state`, record.TID))
+		SELECT i, %d, 'app', 'Thing', '{}', 1, ARRAY[i + 1] FROM generate_series(10000, 90000) i; UPDATE object_state SET refs = refs || 10000::bigint WHERE zoid = 0; ANALYZE object_state`, record.TID))
 	s := startRunningSite(t, asOther(t, d), false)
 	s.say(t, "pack")
 	const tracing = "FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'SELECT zoid INTO TEMP reachable_oids%'"

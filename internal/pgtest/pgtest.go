@@ -408,6 +408,10 @@ func (s *Server) Schema(tb testing.TB, dsn string) string {
 	if err != nil {
 		tb.Fatalf("pgtest: pg_dump: %v\n%s", err, stderr.Bytes())
 	}
+	// Its session ends a moment later, and would count among those that are there.
+	for s.Query(tb, s.DSN("postgres"), "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump'")[0] != "0" {
+		time.Sleep(5 * time.Millisecond)
+	}
 	var keep []string
 	for line := range strings.Lines(string(out)) {
 		// Newer releases guard a dump with a random token.
